@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Builds and runs all tests: release, under the address and undefined-behaviour sanitizers, under the thread sanitizer
+# (the thread pool), and with clang++. Ends with the number of test cases over all runs; fails when any fails.
+set -uo pipefail
+cd "$(dirname "$0")"
+source scripts/install_debian.sh
+
+install_missing g++ meson ninja-build pkg-config libeigen3-dev doctest-dev nlohmann-json3-dev libpng-dev || exit 1
+install_missing clang || echo "clang++ is not to be had: its build is left out"
+
+passed=0 failed=0 skipped=0
+
+# The older thread sanitizers do not bear the address layouts of newer kernels; a fixed layout suits them, where allowed.
+fixed_layout=()
+setarch "$(uname -m)" -R true 2> /dev/null && fixed_layout=(setarch "$(uname -m)" -R)
+
+# `build FOLDER TARGETS... -- OPTION...` configures and compiles.
+build() {
+  local folder=$1 targets=() start=$SECONDS
+  shift
+  while [ "$1" != -- ]; do
+    targets+=("$1")
+    shift
+  done
+  shift
+  echo "== $folder: building"
+  if configure "$folder" -Dtests=enabled -Dbenchmarks=disabled -Dwerror=true "$@" && ninja --quiet -C "$folder" "${targets[@]}"; then
+    echo "== $folder: built in $((SECONDS - start)) s"
+  else
+    echo "== $folder: the build FAILED"
+    failed=$((failed + 1))
+    return 1
+  fi
+}
+
+# `run PROGRAM` runs a doctest program and adds up its test cases; a crash is a failed test case.
+run() {
+  local output status counts p f s start=$SECONDS
+  output=$("${fixed_layout[@]}" "$@" --no-colors 2>&1)
+  status=$?
+  echo "$output"
+  counts=$(sed -nE 's/^\[doctest\] test cases: *[0-9]+ \| *([0-9]+) passed \| *([0-9]+) failed \| *([0-9]+) skipped.*/\1 \2 \3/p' <<< "$output")
+  read -r p f s <<< "${counts:-0 0 0}"
+  if [ $status -ne 0 ] && [ "$f" -eq 0 ]; then
+    echo "== $1: ended with status $status"
+    f=1
+  fi
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+  echo "== $1: ran for $((SECONDS - start)) s"
+}
+
+export CXX=g++
+build build all -- --buildtype=release -Dexamples=enabled &&
+  run build/tests/settle_tests
+
+build build-sanitize tests/settle_tests -- -Db_sanitize=address,undefined --buildtype=debug -Doptimization=1 \
+  -Dcpp_args='-g1 -fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS' &&
+  run build-sanitize/tests/settle_tests
+
+build build-thread tests/settle_thread_tests -- -Db_sanitize=thread --buildtype=debug -Doptimization=1 &&
+  run build-thread/tests/settle_thread_tests
+
+if is_present clang; then
+  export CXX=clang++
+  build build-clang all -- --buildtype=plain -Doptimization=1 -Dexamples=enabled &&
+    run build-clang/tests/settle_tests
+fi
+
+echo "Everything took $SECONDS s."
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed -eq 0 ]
