@@ -1,0 +1,145 @@
+#include "settle/core/threads.hpp"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <numeric>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "settle/core/random.hpp"
+#include "settle/core/tensor.hpp"
+
+using namespace settle;
+
+TEST_CASE("every index of a loop is visited once, for any number of threads") {
+  for (int threads : {1, 2, 3, 8}) {
+    ThreadPool pool(threads);
+    CHECK(pool.size() == threads);
+    for (Index count : {0, 1, 2, 7, 1000}) {
+      for (Index grain : {0, 1, 3, 2000}) {
+        std::vector<int> visits(static_cast<std::size_t>(count));
+        pool.parallel_for(count, grain, [&](Index begin, Index end) {
+          for (Index i = begin; i < end; ++i) ++visits[static_cast<std::size_t>(i)];
+        });
+        CHECK(visits == std::vector<int>(static_cast<std::size_t>(count), 1));
+      }
+    }
+  }
+}
+
+TEST_CASE("parts may outnumber the threads, and each is called once") {
+  ThreadPool pool(3);
+  std::vector<int> calls(20);
+  pool.run(20, [&](int part) { ++calls[static_cast<std::size_t>(part)]; });
+  CHECK(calls == std::vector<int>(20, 1));
+  pool.run(0, [&](int) { FAIL("no part was asked for"); });
+}
+
+TEST_CASE("ranges are as long as the grain asks, and no more of them than threads") {
+  const ThreadPool pool(4);
+  CHECK(pool.parts_for(100, 1) == 4);
+  CHECK(pool.parts_for(100, 40) == 2);
+  CHECK(pool.parts_for(100, 1000) == 1);
+  CHECK(pool.parts_for(3, 1) == 3);
+}
+
+TEST_CASE("part p runs on thread p mod size, so a part's memory stays with one thread") {
+  ThreadPool pool(3);
+  std::vector<std::thread::id> first(3), second(3);
+  pool.run(3, [&](int part) { first[static_cast<std::size_t>(part)] = std::this_thread::get_id(); });
+  pool.run(3, [&](int part) { second[static_cast<std::size_t>(part)] = std::this_thread::get_id(); });
+  CHECK(first == second);
+  CHECK(first[0] == std::this_thread::get_id());
+  CHECK(first[1] != first[0]);
+  CHECK(first[2] != first[1]);
+}
+
+TEST_CASE("a loop inside a loop runs on its own thread") {
+  ThreadPool pool(4);
+  std::vector<int> sums(8);
+  pool.parallel_for(8, 1, [&](Index begin, Index end) {
+    CHECK(pool.parts_for(1000, 1) == 1);
+    for (Index i = begin; i < end; ++i)
+      pool.parallel_for(10, 1, [&](Index b, Index e) { sums[static_cast<std::size_t>(i)] += static_cast<int>(e - b); });
+  });
+  CHECK(sums == std::vector<int>(8, 10));
+}
+
+TEST_CASE("an exception in any part reaches the caller, and the pool goes on working") {
+  for (int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (int bad = 0; bad < 4; ++bad)
+      CHECK_THROWS_WITH_AS(pool.run(4,
+                                    [&](int part) {
+                                      if (part == bad) throw std::runtime_error("part failed");
+                                    }),
+                           "part failed", std::runtime_error);
+    std::atomic<int> calls{0};
+    pool.run(4, [&](int) { ++calls; });
+    CHECK(calls == 4);
+  }
+}
+
+TEST_CASE("many short loops in a row, from several callers, lose no work") {
+  ThreadPool pool(3);
+  std::atomic<Index> total{0};
+  const auto caller = [&] {
+    for (int round = 0; round < 300; ++round)
+      pool.parallel_for(30, 1, [&](Index begin, Index end) { total += end - begin; });
+  };
+  std::thread other(caller);
+  caller();
+  other.join();
+  CHECK(total == 2 * 300 * 30);
+}
+
+TEST_CASE("a pool can be resized between loops, and refuses to have no threads") {
+  ThreadPool pool(2);
+  std::vector<int> data(100, 1);
+  for (int threads : {1, 4, 2, 3}) {
+    pool.resize(threads);
+    CHECK(pool.size() == threads);
+    std::atomic<int> total{0};
+    pool.parallel_for(
+        100, 1, [&](Index begin, Index end) { total += std::accumulate(data.begin() + begin, data.begin() + end, 0); });
+    CHECK(total == 100);
+  }
+  CHECK_THROWS_AS(ThreadPool(0), Error);
+}
+
+TEST_CASE("random numbers are the same for any number of threads") {
+  const auto draw = [](int threads) {
+    ThreadPool pool(threads);
+    std::vector<double> out(64);
+    pool.parallel_for(64, 1, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i)
+        out[static_cast<std::size_t>(i)] = Random(5, static_cast<std::uint64_t>(i)).normal();
+    });
+    return out;
+  };
+  const auto expected = draw(1);
+  CHECK(draw(2) == expected);
+  CHECK(draw(5) == expected);
+}
+
+TEST_CASE("tensors may be made, shared and dropped on several threads") {
+  ThreadPool pool(4);
+  const MemoryUse before = Memory::instance().use();
+  const Tensor<float> source({256}, 1.f);
+  std::vector<Tensor<float>> out(64);
+  pool.run(64, [&](int part) {
+    const MemoryTag tag(part % 2 ? "threads test, odd" : "threads test, even");
+    Tensor<float> copy = source;
+    copy.mutable_data()[0] = static_cast<float>(part);
+    out[static_cast<std::size_t>(part)] = copy;
+  });
+  for (int part = 0; part < 64; ++part) {
+    CHECK(out[static_cast<std::size_t>(part)].data()[0] == static_cast<float>(part));
+    CHECK(out[static_cast<std::size_t>(part)].data()[1] == 1.f);
+  }
+  CHECK(source.data()[0] == 1.f);
+  out.clear();
+  CHECK(Memory::instance().use().current == before.current + 1024);
+}
