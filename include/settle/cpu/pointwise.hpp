@@ -1,0 +1,485 @@
+#pragma once
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "settle/core/tensor.hpp"
+#include "settle/core/threads.hpp"
+#include "settle/cpu/packet.hpp"
+#include "settle/cpu/packet_math.hpp"
+#include "settle/expr/program.hpp"
+
+// How a pointwise program runs on the CPU: the iteration space is cut in chunks of contiguous elements, and for each chunk
+// all results are computed packet by packet in one loop. Results of a smaller shape than the space are summed on the fly.
+namespace settle::cpu {
+
+/// At most this many inputs and results in one program.
+inline constexpr int max_operands = 24;
+
+/// What a chunk does with one result.
+enum class Put : std::uint8_t { skip, assign, accumulate, sum, sum_each };
+
+/// One contiguous piece of work for one program.
+template <class T>
+struct Chunk {
+  Index count = 0;
+  std::array<const T*, max_operands> input{};  ///< first element
+  std::array<bool, max_operands> dense{};      ///< one element per position, or one for the whole chunk
+  std::array<Put, max_operands> put{};
+  std::array<T*, max_operands> output{};     ///< for assign, accumulate
+  std::array<double*, max_operands> total{};  ///< for sum (one), sum_each (one per position)
+};
+
+/// One operation on packets.
+template <expr::Operation operation, class T>
+SETTLE_INLINE Packet<T> evaluate(Packet<T> a, [[maybe_unused]] Packet<T> b, [[maybe_unused]] Packet<T> c,
+                                 [[maybe_unused]] double literal) {
+  using Op = expr::Operation;
+  if constexpr (operation == Op::constant) return splat<T>(static_cast<T>(literal));
+  else if constexpr (operation == Op::add) return a + b;
+  else if constexpr (operation == Op::subtract) return a - b;
+  else if constexpr (operation == Op::multiply) return a * b;
+  else if constexpr (operation == Op::divide) return a / b;
+  else if constexpr (operation == Op::negate) return -a;
+  else if constexpr (operation == Op::exp) return exp(a);
+  else if constexpr (operation == Op::log) return log(a);
+  else if constexpr (operation == Op::log1p) return log1p(a);
+  else if constexpr (operation == Op::expm1) return expm1(a);
+  else if constexpr (operation == Op::sqrt) return sqrt(a);
+  else if constexpr (operation == Op::rsqrt) return rsqrt(a);
+  else if constexpr (operation == Op::power) return pow(a, static_cast<T>(literal));
+  else if constexpr (operation == Op::abs) return abs(a);
+  else if constexpr (operation == Op::tanh) return tanh(a);
+  else if constexpr (operation == Op::erf) return erf(a);
+  else if constexpr (operation == Op::sin) return sin(a);
+  else if constexpr (operation == Op::cos) return cos(a);
+  else if constexpr (operation == Op::minimum) return minimum(a, b);
+  else if constexpr (operation == Op::maximum) return maximum(a, b);
+  else if constexpr (operation == Op::less) return mask_to_number<T>(a < b);
+  else if constexpr (operation == Op::less_equal) return mask_to_number<T>(a <= b);
+  else if constexpr (operation == Op::equal) return mask_to_number<T>(a == b);
+  else if constexpr (operation == Op::select) return select_nonzero(a, b, c);
+  else return a;  // input, sigmoid, softplus: never reached, lowering removes them
+}
+
+/// A program frozen into a type: `Source::make()` builds it at compile time, and each instruction becomes inlined code.
+template <class T, class Source>
+struct Compiled {
+  static constexpr std::size_t size = Source::make().code.size();
+  static constexpr std::size_t results = Source::make().results.size();
+  static constexpr int inputs = Source::make().inputs;
+  static_assert(inputs <= max_operands && results <= max_operands,
+                "settle: a map has too many arguments; split it into two maps");
+
+  template <std::size_t N, class V>
+  static constexpr std::array<typename V::value_type, N> frozen(const V& v) {
+    std::array<typename V::value_type, N> out{};
+    for (std::size_t k = 0; k < N; ++k) out[k] = v[k];
+    return out;
+  }
+  static constexpr auto code = frozen<size>(Source::make().code);
+  static constexpr auto result = frozen<results>(Source::make().results);
+  static constexpr auto use = frozen<size>(expr::uses(Source::make()));
+
+  using Values = std::array<Packet<T>, size>;
+
+  template <std::size_t I>
+  static SETTLE_INLINE void step(Values& v, const T* const* input) {
+    constexpr expr::Instruction i = code[I];
+    constexpr auto at = [](int k) { return static_cast<std::size_t>(k < 0 ? 0 : k); };
+    if constexpr (i.operation == expr::Operation::input)
+      v[I] = load(input[i.input_number()]);
+    else
+      v[I] = evaluate<i.operation, T>(v[at(i.a)], v[at(i.b)], v[at(i.c)], i.literal);
+  }
+
+  /// Computes the instructions that exactly the results in `mask` need (several results: more than one bit).
+  template <std::uint32_t mask>
+  static SETTLE_INLINE void steps(Values& v, const T* const* input) {
+    [&]<std::size_t... I>(std::index_sequence<I...>) __attribute__((always_inline)) {
+      (
+          [&]() __attribute__((always_inline)) {
+            constexpr bool shared = (use[I] & (use[I] - 1)) != 0;
+            if constexpr (mask == 0 ? shared : use[I] == mask) step<I>(v, input);
+          }(),
+          ...);
+    }
+    (std::make_index_sequence<size>{});
+  }
+
+  /// Evaluates one packet's position; `put<r>(packet)` receives the results that are wanted.
+  template <class PutResult>
+  static SETTLE_INLINE void packet(const T* const* input, const Put* put, PutResult&& put_result) {
+    Values v;
+    steps<0>(v, input);
+    [&]<std::size_t... R>(std::index_sequence<R...>) __attribute__((always_inline)) {
+      (
+          [&]() __attribute__((always_inline)) {
+            if (put[R] == Put::skip) return;
+            steps<1u << R>(v, input);
+            put_result(std::integral_constant<std::size_t, R>{}, v[static_cast<std::size_t>(result[R])]);
+          }(),
+          ...);
+    }
+    (std::make_index_sequence<results>{});
+  }
+
+  static void run(const void*, const Chunk<T>& chunk) {
+    constexpr int width = packet_size<T>;
+    std::array<Packet<T>, inputs> same;  // an input that does not vary, as a packet
+    std::array<const T*, inputs> input;
+    std::array<Index, inputs> step;
+    for (std::size_t k = 0; k < inputs; ++k) {
+      if (!chunk.dense[k]) same[k] = splat<T>(*chunk.input[k]);
+      input[k] = chunk.dense[k] ? chunk.input[k] : reinterpret_cast<const T*>(&same[k]);
+      step[k] = chunk.dense[k] ? width : 0;
+    }
+    std::array<Packet<T>, results> total{};
+    Index at = 0;
+    for (; at + width <= chunk.count; at += width) {
+      packet(input.data(), chunk.put.data(), [&](auto r, Packet<T> value) __attribute__((always_inline)) {
+        switch (chunk.put[r]) {
+          case Put::assign: store(chunk.output[r] + at, value); break;
+          case Put::accumulate: store(chunk.output[r] + at, load(chunk.output[r] + at) + value); break;
+          case Put::sum: total[r] += value; break;
+          case Put::sum_each:
+            for (int l = 0; l < width; ++l) chunk.total[r][at + l] += static_cast<double>(value[l]);
+            break;
+          case Put::skip: break;
+        }
+      });
+      for (std::size_t k = 0; k < inputs; ++k) input[k] += step[k];
+    }
+    if (const int rest = static_cast<int>(chunk.count - at); rest > 0) {
+      std::array<Packet<T>, inputs> last;
+      for (std::size_t k = 0; k < inputs; ++k) {
+        last[k] = chunk.dense[k] ? load_partial(input[k], rest) : same[k];
+        input[k] = reinterpret_cast<const T*>(&last[k]);
+      }
+      packet(input.data(), chunk.put.data(), [&](auto r, Packet<T> value) __attribute__((always_inline)) {
+        switch (chunk.put[r]) {
+          case Put::assign: store_partial(chunk.output[r] + at, value, rest); break;
+          case Put::accumulate:
+            store_partial(chunk.output[r] + at, load_partial(chunk.output[r] + at, rest) + value, rest);
+            break;
+          case Put::sum: total[r] += keep_first(value, rest); break;
+          case Put::sum_each:
+            for (int l = 0; l < rest; ++l) chunk.total[r][at + l] += static_cast<double>(value[l]);
+            break;
+          case Put::skip: break;
+        }
+      });
+    }
+    for (std::size_t r = 0; r < results; ++r)
+      if (chunk.put[r] == Put::sum) *chunk.total[r] += static_cast<double>(sum(total[r]));
+  }
+};
+
+/// A program that is only known at run time (the derivatives above first order): each instruction is a loop over a block
+/// that stays in the first-level cache.
+template <class T>
+class Interpreter {
+ public:
+  static constexpr Index block = 256;
+
+  explicit Interpreter(const expr::Program& lowered) : program_(lowered) {
+    // Values that are no longer needed give their place to later ones, so that few blocks are live.
+    const std::size_t n = program_.code.size();
+    std::vector<std::size_t> last_use(n);
+    for (std::size_t k = 0; k < n; ++k) {
+      last_use[k] = k;
+      for (int o : {program_.code[k].a, program_.code[k].b, program_.code[k].c})
+        if (o >= 0) last_use[static_cast<std::size_t>(o)] = k;
+    }
+    for (int r : program_.results) last_use[static_cast<std::size_t>(r)] = n;
+    std::vector<std::size_t> place_free_after;
+    for (std::size_t k = 0; k < n; ++k) {
+      auto place = std::find_if(place_free_after.begin(), place_free_after.end(), [&](auto l) { return l < k; });
+      if (place == place_free_after.end()) place = place_free_after.insert(place, 0);
+      *place = last_use[k];
+      place_.push_back(place - place_free_after.begin());
+    }
+    places_ = static_cast<Index>(place_free_after.size());
+  }
+
+  static void run(const void* self, const Chunk<T>& chunk) { static_cast<const Interpreter*>(self)->run(chunk); }
+
+ private:
+  using Loop = void (*)(T*, const T*, const T*, const T*, double);
+
+  template <expr::Operation operation>
+  static void loop(T* y, const T* a, const T* b, const T* c, double literal) {
+    constexpr auto value = [](const T* p) { return p ? load(p) : Packet<T>{}; };
+    for (Index i = 0; i < block; i += packet_size<T>)
+      store(y + i, evaluate<operation, T>(value(a ? a + i : a), value(b ? b + i : b), value(c ? c + i : c), literal));
+  }
+
+  static Loop loop_for(expr::Operation operation) {
+    static constexpr auto table = []<int... I>(std::integer_sequence<int, I...>) {
+      return std::array<Loop, sizeof...(I)>{&loop<static_cast<expr::Operation>(I)>...};
+    }(std::make_integer_sequence<int, expr::operation_count>{});
+    return table[static_cast<std::size_t>(operation)];
+  }
+
+  void run(const Chunk<T>& chunk) const {
+    Tensor<T> scratch(Shape{places_, block});
+    T* const base = scratch.mutable_data();
+    const auto place = [&](int k) { return k < 0 ? nullptr : base + place_[static_cast<std::size_t>(k)] * block; };
+    for (Index at = 0; at < chunk.count; at += block) {
+      const Index n = std::min(block, chunk.count - at);
+      for (std::size_t k = 0; k < program_.code.size(); ++k) {
+        const expr::Instruction& i = program_.code[k];
+        T* y = place(static_cast<int>(k));
+        if (i.operation == expr::Operation::input) {
+          const auto number = static_cast<std::size_t>(i.input_number());
+          if (chunk.dense[number]) {
+            std::copy_n(chunk.input[number] + at, n, y);
+            std::fill(y + n, y + block, T{});
+          } else {
+            std::fill_n(y, block, *chunk.input[number]);
+          }
+        } else {
+          loop_for(i.operation)(y, place(i.a), place(i.b), place(i.c), i.literal);
+        }
+      }
+      for (std::size_t r = 0; r < program_.results.size(); ++r) put(chunk, r, at, n, place(program_.results[r]));
+    }
+  }
+
+  static void put(const Chunk<T>& chunk, std::size_t r, Index at, Index n, const T* y) {
+    switch (chunk.put[r]) {
+      case Put::skip: break;
+      case Put::assign: std::copy_n(y, n, chunk.output[r] + at); break;
+      case Put::accumulate:
+        for (Index i = 0; i < n; ++i) chunk.output[r][at + i] += y[i];
+        break;
+      case Put::sum:
+        for (Index i = 0; i < n; ++i) *chunk.total[r] += static_cast<double>(y[i]);
+        break;
+      case Put::sum_each:
+        for (Index i = 0; i < n; ++i) chunk.total[r][at + i] += static_cast<double>(y[i]);
+        break;
+    }
+  }
+
+  expr::Program program_;
+  std::vector<Index> place_;
+  Index places_ = 0;
+};
+
+/// A lambda's program at compile time.
+template <class F, int N>
+struct TraceOf {
+  static constexpr expr::Program make() { return expr::lower(expr::trace<F, N>()); }
+};
+/// The program of its gradient at compile time.
+template <class F, int N>
+struct GradientOf {
+  static constexpr expr::Program make() { return expr::lower(expr::gradient(expr::trace<F, N>())); }
+};
+
+}  // namespace settle::cpu
+
+namespace settle {
+
+template <class T, class Device>
+class PointwiseFunction;
+
+/// A pointwise function with its kernel, and the function that is its gradient; one object per lambda and order.
+/// The value and the first gradient are compiled; higher orders are derived on first use and interpreted.
+template <class T>
+class PointwiseFunction<T, Cpu> {
+ public:
+  using Run = void (*)(const void*, const cpu::Chunk<T>&);
+
+  /// The function of a captureless lambda of N symbolic numbers.
+  template <class F, int N>
+  static const PointwiseFunction& of() {
+    static const PointwiseFunction function(expr::trace<F, N>(), &cpu::Compiled<T, cpu::TraceOf<F, N>>::run,
+                                            &cpu::Compiled<T, cpu::GradientOf<F, N>>::run);
+    return function;
+  }
+
+  const expr::Program& program() const { return program_; }
+
+  /// Inputs: the cotangents, then the inputs; results: the inputs' cotangents.
+  const PointwiseFunction& gradient() const {
+    std::call_once(gradient_made_, [&] {
+      gradient_.reset(new PointwiseFunction(expr::gradient(program_), gradient_run_, nullptr));
+    });
+    return *gradient_;
+  }
+
+  void run(const cpu::Chunk<T>& chunk) const { run_(interpreter_.get(), chunk); }
+
+ private:
+  PointwiseFunction(expr::Program program, Run run, Run gradient_run)
+      : program_(std::move(program)), run_(run), gradient_run_(gradient_run) {
+    if (!run_) {
+      interpreter_ = std::make_unique<cpu::Interpreter<T>>(expr::lower(program_));
+      run_ = &cpu::Interpreter<T>::run;
+    }
+  }
+
+  expr::Program program_;
+  Run run_, gradient_run_;
+  std::unique_ptr<cpu::Interpreter<T>> interpreter_;
+  mutable std::once_flag gradient_made_;
+  mutable std::unique_ptr<const PointwiseFunction> gradient_;
+};
+
+/// One result of a pointwise evaluation: the shape it is summed to, and whether to add to what the tensor holds. A null
+/// tensor is not wanted.
+template <class T>
+struct PointwiseResult {
+  Tensor<T>* tensor = nullptr;
+  bool accumulate = false;
+};
+
+namespace cpu {
+
+/// The iteration space with axes merged where every operand allows, innermost last.
+struct Space {
+  int axes = 1;
+  std::array<Index, Shape::max_rank + 1> extent{1};
+  std::array<std::array<Index, Shape::max_rank + 1>, 2 * max_operands> stride{};
+
+  /// Operands are shapes that broadcast to `space`; an axis of extent 1 has stride 0.
+  Space(const Shape& space, std::span<const Shape> operands) {
+    const auto n = operands.size();
+    std::array<Index, 2 * max_operands> running;
+    running.fill(1);
+    std::array<Index, Shape::max_rank> e{};
+    std::array<std::array<Index, 2 * max_operands>, Shape::max_rank> s{};
+    int used = 0;  // axes collected innermost first
+    for (int axis = 1; axis <= space.rank(); ++axis) {
+      const Index extent_here = space[-axis];
+      std::array<Index, 2 * max_operands> here{};
+      for (std::size_t o = 0; o < n; ++o) {
+        const Index own = axis <= operands[o].rank() ? operands[o][-axis] : 1;
+        here[o] = own == 1 ? 0 : running[o];
+        running[o] *= own;
+      }
+      if (extent_here == 1) continue;
+      const auto last = static_cast<std::size_t>(used - 1);
+      bool merges = used > 0;
+      for (std::size_t o = 0; o < n && merges; ++o) merges = here[o] == s[last][o] * e[last];
+      if (merges) {
+        e[last] *= extent_here;
+      } else {
+        e[static_cast<std::size_t>(used)] = extent_here;
+        s[static_cast<std::size_t>(used++)] = here;
+      }
+    }
+    axes = std::max(used, 1);
+    for (int a = 0; a < used; ++a) {
+      const auto from = static_cast<std::size_t>(used - 1 - a), to = static_cast<std::size_t>(a);
+      extent[to] = e[from];
+      for (std::size_t o = 0; o < n; ++o) stride[o][to] = s[from][o];
+    }
+  }
+
+  Index inner() const { return extent[static_cast<std::size_t>(axes - 1)]; }
+  Index inner_stride(std::size_t operand) const { return stride[operand][static_cast<std::size_t>(axes - 1)]; }
+  Index runs() const {
+    Index n = 1;
+    for (int a = 0; a + 1 < axes; ++a) n *= extent[static_cast<std::size_t>(a)];
+    return n;
+  }
+  /// Where run `r` of an operand starts.
+  Index offset(std::size_t operand, Index r) const {
+    Index at = 0;
+    for (int a = axes - 2; a >= 0; --a) {
+      const auto i = static_cast<std::size_t>(a);
+      at += r % extent[i] * stride[operand][i];
+      r /= extent[i];
+    }
+    return at;
+  }
+};
+
+}  // namespace cpu
+
+/// Evaluates a pointwise function over `space`: inputs broadcast to it, and each wanted result is summed to its tensor's
+/// shape. Deterministic for a given number of threads.
+template <class T>
+void evaluate(const PointwiseFunction<T, Cpu>& function, const Shape& space, std::span<const Tensor<T>> inputs,
+              std::span<const PointwiseResult<T>> results) {
+  using cpu::Put;
+  constexpr Index chunk_length = 4096;  // sums within a chunk are in T, across chunks in double
+  const auto n = inputs.size(), m = results.size();
+  std::array<Shape, 2 * cpu::max_operands> shapes;
+  for (std::size_t k = 0; k < n; ++k) shapes[k] = inputs[k].shape();
+  for (std::size_t r = 0; r < m; ++r) shapes[n + r] = results[r].tensor ? results[r].tensor->shape() : space;
+  const cpu::Space loops(space, {shapes.data(), n + m});
+
+  std::array<bool, cpu::max_operands> summed{};
+  Index totals = 0;
+  std::array<Index, cpu::max_operands> first_total{};
+  std::array<T*, cpu::max_operands> output{};
+  for (std::size_t r = 0; r < m; ++r) {
+    if (!results[r].tensor) continue;
+    output[r] = results[r].tensor->mutable_data();
+    summed[r] = shapes[n + r].size() != space.size();
+    first_total[r] = totals;
+    if (summed[r]) totals += shapes[n + r].size();
+  }
+
+  const Index inner = loops.inner(), runs = space.size() == 0 ? 0 : loops.runs();
+  const Index pieces = (inner + chunk_length - 1) / chunk_length, tasks = runs * pieces;
+  const Index grain = std::max<Index>(1, 32768 / std::max<Index>(1, std::min(inner, chunk_length)));
+  ThreadPool& pool = ThreadPool::instance();
+  const int parts = pool.parts_for(tasks, grain);
+
+  std::array<double, 256> few{};
+  Tensor<double> many;
+  double* scratch = few.data();
+  if (totals * parts > static_cast<Index>(few.size())) {
+    MemoryTag tag("workspace");
+    many = Tensor<double>(Shape{totals * parts}, 0.0);
+    scratch = many.mutable_data();
+  }
+
+  pool.run(parts, [&](int part) {
+    cpu::Chunk<T> chunk;
+    for (std::size_t k = 0; k < n; ++k) chunk.dense[k] = loops.inner_stride(k) != 0;
+    for (std::size_t r = 0; r < m; ++r)
+      chunk.put[r] = !results[r].tensor      ? Put::skip
+                     : !summed[r]            ? (results[r].accumulate ? Put::accumulate : Put::assign)
+                     : loops.inner_stride(n + r) ? Put::sum_each
+                                                 : Put::sum;
+    const Index end = tasks * (part + 1) / parts;
+    for (Index task = tasks * part / parts; task < end; ++task) {
+      const Index run = task / pieces, start = task % pieces * chunk_length;
+      chunk.count = std::min(chunk_length, inner - start);
+      for (std::size_t k = 0; k < n; ++k)
+        chunk.input[k] = inputs[k].data() + loops.offset(k, run) + (chunk.dense[k] ? start : 0);
+      for (std::size_t r = 0; r < m; ++r) {
+        if (chunk.put[r] == Put::skip) continue;
+        const Index at = loops.offset(n + r, run) + (loops.inner_stride(n + r) ? start : 0);
+        if (summed[r])
+          chunk.total[r] = scratch + part * totals + first_total[r] + at;
+        else
+          chunk.output[r] = output[r] + at;
+      }
+      function.run(chunk);
+    }
+  });
+
+  for (std::size_t r = 0; r < m; ++r) {
+    if (!summed[r]) continue;
+    for (Index i = 0; i < shapes[n + r].size(); ++i) {
+      double total = results[r].accumulate ? static_cast<double>(output[r][i]) : 0.0;
+      for (int part = 0; part < parts; ++part) total += scratch[part * totals + first_total[r] + i];
+      output[r][i] = static_cast<T>(total);
+    }
+  }
+}
+
+}  // namespace settle
