@@ -1,0 +1,193 @@
+#pragma once
+#include <array>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include "settle/autodiff/tape.hpp"
+#include "settle/cpu/pointwise.hpp"
+
+namespace settle {
+
+using expr::Expression;
+using expr::outputs;
+
+namespace detail {
+
+template <class A>
+struct is_var : std::false_type {};
+template <class T, class D>
+struct is_var<Var<T, D>> : std::true_type {};
+
+/// The first Var type among a map's arguments.
+template <class... A>
+struct first_var;
+template <class T, class D, class... Rest>
+struct first_var<Var<T, D>, Rest...> {
+  using type = Var<T, D>;
+};
+template <class A, class... Rest>
+struct first_var<A, Rest...> : first_var<Rest...> {};
+
+template <class V, class A>
+V as_var(const A& argument) {
+  if constexpr (std::is_arithmetic_v<A>)
+    return Tensor<typename V::value_type, typename V::device_type>(Shape{}, static_cast<V::value_type>(argument));
+  else
+    return argument;
+}
+
+/// The pointwise primitive: evaluates the wanted results of `function` over `space`, each summed to its shape. Its
+/// gradient is the same primitive applied to the function's gradient, so every order follows.
+template <class T, class D>
+std::vector<Var<T, D>> pointwise(const PointwiseFunction<T, D>& function, const Shape& space,
+                                 const std::vector<Var<T, D>>& inputs, const std::vector<Shape>& shapes,
+                                 const std::vector<bool>& wanted) {
+  std::vector<Tensor<T, D>> values;
+  for (const auto& v : inputs) values.push_back(v.value());
+  std::vector<Tensor<T, D>> tensors(shapes.size());
+  std::vector<PointwiseResult<T>> results(shapes.size());
+  for (std::size_t r = 0; r < shapes.size(); ++r) {
+    if (!wanted[r]) continue;
+    tensors[r] = Tensor<T, D>(shapes[r]);
+    results[r].tensor = &tensors[r];
+  }
+  evaluate<T>(function, space, values, results);
+
+  return record_outputs<T, D>(
+      "map", tensors, inputs,
+      [&function, space, inputs, shapes](std::span<const Var<T, D>> cotangents, Cotangents<T, D>& gradients) {
+        const PointwiseFunction<T, D>& gradient = function.gradient();
+        std::vector<Var<T, D>> arguments;
+        for (const auto& g : cotangents) arguments.push_back(g.defined() ? g : Var<T, D>(Tensor<T, D>(Shape{}, T{0})));
+        arguments.insert(arguments.end(), inputs.begin(), inputs.end());
+
+        // A cotangent that passes through unchanged is handed on, not copied.
+        std::vector<bool> needed(inputs.size());
+        std::vector<Shape> input_shapes;
+        bool recorded = false;
+        for (std::size_t k = 0; k < inputs.size(); ++k) {
+          input_shapes.push_back(inputs[k].shape());
+          needed[k] = gradients.needs(k);
+          if (!needed[k]) continue;
+          const auto& source = gradient.program().code[static_cast<std::size_t>(gradient.program().results[k])];
+          if (source.operation == expr::Operation::input) {
+            const auto number = static_cast<std::size_t>(source.input_number());
+            if (arguments[number].shape() == inputs[k].shape() && inputs[k].size() == space.size()) {
+              gradients.add(k, arguments[number]);
+              needed[k] = false;
+            }
+          } else if (source.operation == expr::Operation::constant && source.literal == 0) {
+            needed[k] = false;
+          }
+        }
+        if (std::find(needed.begin(), needed.end(), true) == needed.end()) return;
+        recorded = recording_tape<T, D>("map", arguments) != nullptr;
+        if (recorded) {
+          const auto out = pointwise<T, D>(gradient, space, arguments, input_shapes, needed);
+          for (std::size_t k = 0; k < inputs.size(); ++k)
+            if (needed[k]) gradients.add(k, out[k]);
+          return;
+        }
+        // Not recorded: write or add straight into the cotangents.
+        std::vector<Tensor<T, D>> operands, fresh(inputs.size());
+        for (const auto& a : arguments) operands.push_back(a.value());
+        std::vector<PointwiseResult<T>> into(inputs.size());
+        for (std::size_t k = 0; k < inputs.size(); ++k) {
+          if (!needed[k]) continue;
+          if (Tensor<T, D>* existing = gradients.in_place(k)) {
+            into[k] = {existing, true};
+          } else {
+            fresh[k] = Tensor<T, D>(input_shapes[k]);
+            into[k] = {&fresh[k], false};
+          }
+        }
+        evaluate<T>(gradient, space, operands, into);
+        for (std::size_t k = 0; k < inputs.size(); ++k)
+          if (into[k].tensor && !into[k].accumulate) gradients.add(k, fresh[k]);
+      });
+}
+
+template <class F, class... A>
+auto pointwise_of(const Axes& summed_axes, const A&... arguments) {
+  static_assert(std::is_empty_v<F> && std::is_default_constructible_v<F>,
+                "settle: the function given to map or reduce must be a lambda without captures; "
+                "pass run-time numbers as further arguments");
+  static_assert((detail::is_var<A>::value || ...), "settle: map and reduce need at least one Var among their arguments");
+  using V = typename first_var<A...>::type;
+  const std::vector<V> inputs{as_var<V>(arguments)...};
+  Shape space;
+  for (const auto& v : inputs) space = broadcast(space, v.shape());
+  const auto& function =
+      PointwiseFunction<typename V::value_type, typename V::device_type>::template of<F, sizeof...(A)>();
+  const std::size_t results = function.program().results.size();
+  return pointwise(function, space, inputs, std::vector<Shape>(results, reduced(space, summed_axes)),
+                   std::vector<bool>(results, true));
+}
+
+template <class F, class... A>
+inline constexpr std::size_t result_count = [] {
+  using R = decltype(std::declval<F>()(((void)sizeof(A), Expression(0.))...));
+  if constexpr (std::is_convertible_v<R, Expression>) return std::size_t{0};
+  else return std::tuple_size_v<R>;
+}();
+
+template <std::size_t N, class V>
+auto unpack(std::vector<V>&& results) {
+  if constexpr (N == 0) {
+    return std::move(results.front());
+  } else {
+    std::array<V, N> out;
+    std::move(results.begin(), results.end(), out.begin());
+    return out;
+  }
+}
+
+}  // namespace detail
+
+/// Applies a pointwise function in one pass over memory: `map([](auto x, auto y) { return tanh(x) * y; }, a, b)`.
+/// The arguments are Vars, which broadcast to a common shape (NumPy's rule), and plain numbers, which get no gradient.
+/// The function is a lambda without captures; with `return outputs(a, b)` the result is a std::array of Vars.
+/// All gradients of a map are computed in one further pass, and summed over broadcast axes in it.
+template <class F, class... A>
+auto map(F, const A&... arguments) {
+  return detail::unpack<detail::result_count<F, A...>>(detail::pointwise_of<F>({}, arguments...));
+}
+
+/// The sum of a pointwise function over some axes, which keep extent 1; the function's values are never stored:
+/// `reduce([](auto x) { return square(x); }, {0, 2, 3}, x)`.
+template <class F, class... A>
+auto reduce(F, Axes axes, const A&... arguments) {
+  return detail::unpack<detail::result_count<F, A...>>(detail::pointwise_of<F>(axes, arguments...));
+}
+
+template <class T, class D>
+Var<T, D> operator+(const Var<T, D>& a, const Var<T, D>& b) {
+  return map([](auto x, auto y) { return x + y; }, a, b);
+}
+template <class T, class D>
+Var<T, D> operator-(const Var<T, D>& a, const Var<T, D>& b) {
+  return map([](auto x, auto y) { return x - y; }, a, b);
+}
+template <class T, class D>
+Var<T, D> operator*(const Var<T, D>& a, const Var<T, D>& b) {
+  return map([](auto x, auto y) { return x * y; }, a, b);
+}
+template <class T, class D>
+Var<T, D> operator/(const Var<T, D>& a, const Var<T, D>& b) {
+  return map([](auto x, auto y) { return x / y; }, a, b);
+}
+template <class T, class D>
+Var<T, D> operator-(const Var<T, D>& a) {
+  return map([](auto x) { return -x; }, a);
+}
+template <class T, class D>
+Var<T, D> operator+(const Var<T, D>& a, double b) {
+  return map([](auto x, auto y) { return x + y; }, a, b);
+}
+template <class T, class D>
+Var<T, D> operator*(double a, const Var<T, D>& b) {
+  return map([](auto x, auto y) { return x * y; }, a, b);
+}
+
+}  // namespace settle
