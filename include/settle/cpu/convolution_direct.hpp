@@ -1,0 +1,342 @@
+#pragma once
+#include "settle/core/threads.hpp"
+#include "settle/cpu/convolution_geometry.hpp"
+#include "settle/cpu/unroll.hpp"
+
+// Convolution by its definition, for stride 1. Lanes are neighbouring pixels of a plane. A kernel call keeps a block of
+// sums in registers, channels x packets, while it runs over all input channels and taps: each packet of the image then
+// serves all channels of the block, each weight all packets. Rows are first copied between zeros, a band at a time that
+// stays in the second-level cache, so the kernels know nothing of borders.
+
+namespace settle::cpu {
+namespace detail {
+
+/// The most channels that one block of sums covers.
+inline constexpr int most_block_channels = 6;
+
+/// The packets that a block of sums has for each of its channels: what fits in the registers beside the factors.
+constexpr int block_packets(int channels) { return std::min(6, (packet_registers - 2) / (channels + 1)); }
+
+/// Channels cut in blocks of at most most_block_channels whose sizes differ by at most one.
+struct ChannelBlocks {
+  explicit ChannelBlocks(Index all) : channels(all), count((all + most_block_channels - 1) / most_block_channels) {}
+  Index begin(Index block) const { return channels * block / count; }
+  Index size(Index block) const { return begin(block + 1) - begin(block); }
+
+  /// Calls f(std::integral_constant<int, size>) for a block's size, so that the kernel's loops have known lengths.
+  template <class F>
+  void with_size(Index block, const F& f) const {
+    [&]<int... s>(std::integer_sequence<int, s...>) {
+      (void)((size(block) == s + 1 && (f(std::integral_constant<int, s + 1>{}), true)) || ...);
+    }(std::make_integer_sequence<int, most_block_channels>{});
+  }
+
+  Index channels, count;
+};
+
+/// A 1x1 kernel sees no neighbours: the same convolution on an image of few, long rows fills its packets better.
+inline ConvGeometry flattened(ConvGeometry g) {
+  if (g.taps() != 1 || g.pad_h != 0 || g.pad_w != 0) return g;
+  const Index pixels = g.in_pixels();
+  for (const Index rows : {16, 8, 4, 2})
+    if (pixels % rows == 0 && pixels / rows >= g.in_width) {
+      g.in_height = rows;
+      g.in_width = pixels / rows;
+      break;
+    }
+  return g;
+}
+
+/// The convolution, at stride 1, that is the input gradient of g's: from gy to gx with transposed, turned weights.
+/// Its padding may be negative, which crops.
+inline ConvGeometry transposed(ConvGeometry g) {
+  const Index height = g.out_height(), width = g.out_width();
+  std::swap(g.in_channels, g.out_channels);
+  g.in_height = height;
+  g.in_width = width;
+  g.pad_h = g.dilation_h * (g.kernel_height - 1) - g.pad_h;
+  g.pad_w = g.dilation_w * (g.kernel_width - 1) - g.pad_w;
+  return g;
+}
+
+/// Copies the window of a plane with rows [first, first + rows) and columns [begin, begin + columns) to rows of length
+/// `stride` >= columns. What lies outside the plane or the window is zero; `first` and `begin` may be negative.
+template <class T>
+void copy_padded(const T* plane, Index height, Index width, Index first, Index begin, Index rows, Index columns,
+                 Index stride, T* out) {
+  const Index left = std::clamp<Index>(-begin, 0, columns), from = std::max<Index>(begin, 0);
+  const Index count = std::clamp<Index>(std::min(width, begin + columns) - from, 0, columns - left);
+  for (Index y = first; y < first + rows; ++y, out += stride) {
+    if (y < 0 || y >= height) {
+      std::fill_n(out, stride, T(0));
+      continue;
+    }
+    std::fill_n(out, left, T(0));
+    std::copy_n(plane + y * width + from, count, out + left);
+    std::fill_n(out + left + count, stride - left - count, T(0));
+  }
+}
+
+/// The bytes of a band of padded rows: about half of a second-level cache.
+inline constexpr Index band_bytes = 512 * 1024;
+
+/// Weights in the order in which sum_taps reads them: [block of outputs][input][tap][output in the block].
+/// The weight of (output, input, tap) stands that many strides behind w. Returns the end of what it wrote.
+template <class T>
+T* pack_blocks(const T* w, Index outputs, Index output_stride, Index inputs, Index input_stride, Index taps,
+               Index tap_stride, T* packed) {
+  const ChannelBlocks blocks(outputs);
+  for (Index block = 0; block < blocks.count; ++block)
+    for (Index i = 0; i < inputs; ++i)
+      for (Index tap = 0; tap < taps; ++tap)
+        for (Index o = blocks.begin(block); o < blocks.begin(block + 1); ++o)
+          *packed++ = w[o * output_stride + i * input_stride + tap * tap_stride];
+  return packed;
+}
+
+/// All groups' weights for the forward direction.
+template <class T>
+void pack_weights(const ConvGeometry& g, const T* w, T* packed) {
+  const Index inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups, depth = inputs * g.taps();
+  for (Index group = 0; group < g.groups; ++group, w += outputs * depth)
+    packed = pack_blocks(w, outputs, depth, inputs, g.taps(), g.taps(), 1, packed);
+}
+
+/// All groups' weights for the input gradient at stride 1: inputs and outputs change places, taps turn by 180 degrees.
+template <class T>
+void pack_weights_turned(const ConvGeometry& g, const T* w, T* packed) {
+  const Index inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups, depth = inputs * g.taps();
+  for (Index group = 0; group < g.groups; ++group, w += outputs * depth)
+    packed = pack_blocks(w + g.taps() - 1, inputs, g.taps(), outputs, depth, g.taps(), -1, packed);
+}
+
+/// The places, relative to an output pixel's, that contribute to it, in the order of the packed weights.
+struct TapLoop {
+  Index channels, channel_stride, rows, row_stride, columns, column_stride;
+};
+
+/// sums[o][p] = the sum over the taps of packed[tap][o] times the packet at x[p] + tap.
+template <int outputs, int packets, class T>
+SETTLE_INLINE void sum_taps(const TapLoop& loop, const T* const (&x)[packets], const T* packed,
+                            Packet<T> (&sums)[outputs][packets]) {
+  SETTLE_UNROLL for (int o = 0; o < outputs; ++o)
+    SETTLE_UNROLL for (int p = 0; p < packets; ++p) sums[o][p] = Packet<T>{};
+  Index channel = 0;
+  for (Index c = 0; c < loop.channels; ++c, channel += loop.channel_stride) {
+    Index row = channel;
+    for (Index r = 0; r < loop.rows; ++r, row += loop.row_stride) {
+      Index tap = row;
+      for (Index k = 0; k < loop.columns; ++k, tap += loop.column_stride, packed += outputs) {
+        Packet<T> pixels[packets];
+        SETTLE_UNROLL for (int p = 0; p < packets; ++p) pixels[p] = held(load(x[p] + tap));
+        SETTLE_UNROLL for (int o = 0; o < outputs; ++o) {
+          const Packet<T> weight = splat(packed[o]);
+          SETTLE_UNROLL for (int p = 0; p < packets; ++p) sums[o][p] = fma(weight, pixels[p], sums[o][p]);
+        }
+      }
+    }
+  }
+}
+
+/// One block of output channels on a band of `rows` rows of `width` pixels: x has its rows `stride` apart, y is
+/// contiguous with its planes `plane` apart.
+template <int outputs, class T>
+void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index stride, const T* packed, T* y,
+                 Index plane) {
+  constexpr int packets = block_packets(outputs);
+  constexpr Index lanes = packet_size<T>;
+  Index row = 0, column = 0;
+  while (row < rows) {
+    const T* from[packets];
+    T* to[packets];
+    for (int p = 0; p < packets; ++p) {
+      // The last packet of a row ends with the row and repeats some of the one before; after the last row, the block
+      // repeats its last packet.
+      const Index begin = std::max<Index>(0, std::min(column, width - lanes));
+      from[p] = row < rows ? x + row * stride + begin : from[p - 1];
+      to[p] = row < rows ? y + row * width + begin : to[p - 1];
+      column += lanes;
+      if (column >= width) ++row, column = 0;
+    }
+    Packet<T> sums[outputs][packets];
+    sum_taps<outputs, packets>(loop, from, packed, sums);
+    SETTLE_UNROLL for (int o = 0; o < outputs; ++o)
+      SETTLE_UNROLL for (int p = 0; p < packets; ++p)
+        if (width >= lanes)
+          store(to[p] + o * plane, sums[o][p]);
+        else
+          store_partial(to[p] + o * plane, sums[o][p], static_cast<int>(width));
+  }
+}
+
+/// y = the convolution of x with packed weights, for a geometry of stride 1.
+template <class T>
+void direct_forward(const ConvGeometry& geometry, const T* x, const T* packed, T* y) {
+  const ConvGeometry g = flattened(geometry);
+  const Index height = g.out_height(), width = g.out_width(), lanes = packet_size<T>;
+  const Index images = g.batch * g.groups, inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
+  if (g.out_size() == 0) return;
+  const bool in_place = g.pad_h == 0 && g.pad_w == 0 && width >= lanes;
+  const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);
+  const Index stride = in_place ? g.in_width : round_up(std::max(width, lanes) + reach_w, lanes);
+  const Index band_budget = band_bytes / static_cast<Index>(sizeof(T)) / (std::max<Index>(inputs, 1) * stride);
+  const Index band = std::clamp<Index>(band_budget - reach_h, std::min<Index>(8, height), height);
+  const Index share = in_place ? 0 : inputs * (band + reach_h) * stride;
+
+  ThreadPool& pool = ThreadPool::instance();
+  const Index all_rows = images * height;
+  const int parts = pool.parts_for(all_rows, thread_grain / (g.multiply_adds() / all_rows + 1) + 1);
+  auto scratch = workspace<T>(parts * share);
+  T* const scratch_data = scratch.mutable_data();
+  const ChannelBlocks blocks(outputs);
+  pool.run(parts, [&](int part) {
+    const Index end = all_rows * (part + 1) / parts;
+    for (Index row = all_rows * part / parts, rows; row < end; row += rows) {
+      const Index image = row / height, first = row % height;
+      rows = std::min({band, height - first, end - row});
+      const T* from = x + image * inputs * g.in_pixels();
+      Index plane = g.in_pixels();
+      if (in_place) {
+        from += first * stride;
+      } else {
+        T* padded = scratch_data + part * share;
+        plane = (rows + reach_h) * stride;
+        for (Index i = 0; i < inputs; ++i)
+          copy_padded(from + i * g.in_pixels(), g.in_height, g.in_width, first - g.pad_h, -g.pad_w, rows + reach_h,
+                      stride, stride, padded + i * plane);
+        from = padded;
+      }
+      const TapLoop loop{inputs, plane, g.kernel_height, g.dilation_h * stride, g.kernel_width, g.dilation_w};
+      const T* weights = packed + image % g.groups * inputs * outputs * g.taps();
+      for (Index block = 0; block < blocks.count; ++block) {
+        T* to = y + (image * outputs + blocks.begin(block)) * height * width + first * width;
+        blocks.with_size(block, [&](auto size) {
+          direct_band<size>(loop, rows, width, from, stride, weights, to, height * width);
+        });
+        weights += blocks.size(block) * inputs * g.taps();
+      }
+    }
+  });
+}
+
+/// Lane j of the result is the sum of all lanes of v[j], the packets from v[count] on being zero.
+template <int count, int begin = 0, int length = 0, class V>
+SETTLE_INLINE V sums_of_lanes(const V* v) {
+  constexpr int lanes = packet_size<Lane<V>>;
+  if constexpr (length == 0) {
+    return sums_of_lanes<count, begin, lanes>(v);
+  } else if constexpr (begin >= count) {
+    return V{};
+  } else if constexpr (length == 1) {
+    return v[begin];
+  } else {
+    const V a = sums_of_lanes<count, begin, length / 2>(v), b = sums_of_lanes<count, begin + length / 2, length / 2>(v);
+    return [&]<int... i>(std::integer_sequence<int, i...>) {
+      return __builtin_shufflevector(a, b, 2 * i...) + __builtin_shufflevector(a, b, 2 * i + 1 ...);
+    }(std::make_integer_sequence<int, lanes>{});
+  }
+}
+
+/// Adds to sums[o * sum_stride + t] the sum over a band of gy's channel o times x at the tap t. Rows have `width`
+/// pixels, a multiple of a packet's; of the taps only the first `counting` count.
+template <int outputs, int taps, class T>
+void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* const (&x)[taps], Index stride, T* sums,
+                    Index sum_stride, Index counting) {
+  constexpr int lanes = packet_size<T>, products = outputs * taps;
+  Packet<T> block[outputs * taps];
+  SETTLE_UNROLL for (int i = 0; i < products; ++i) block[i] = Packet<T>{};
+  for (Index row = 0; row < rows; ++row)
+    for (Index column = 0; column < width; column += lanes) {
+      const Index place = row * stride + column;
+      Packet<T> pixels[taps];
+      SETTLE_UNROLL for (int t = 0; t < taps; ++t) pixels[t] = held(load(x[t] + place));
+      SETTLE_UNROLL for (int o = 0; o < outputs; ++o) {
+        const Packet<T> g = held(load(gy + o * plane + row * width + column));
+        SETTLE_UNROLL for (int t = 0; t < taps; ++t) block[o * taps + t] = fma(g, pixels[t], block[o * taps + t]);
+      }
+    }
+  T totals[round_up(products, lanes)];
+  [&]<int... i>(std::integer_sequence<int, i...>) {
+    (store(totals + i * lanes, sums_of_lanes<products, i * lanes>(block)), ...);
+  }(std::make_integer_sequence<int, (products + lanes - 1) / lanes>{});
+  for (int o = 0; o < outputs; ++o)
+    for (Index t = 0; t < counting; ++t) sums[o * sum_stride + t] += totals[o * taps + t];
+}
+
+/// Adds to sums[o * sum_stride + t] the sum over a band of gy's channel o times x at place(t), for all o and t.
+template <class T, class Place>
+void correlate_taps(const ChannelBlocks& blocks, Index rows, Index width, const T* gy, Index plane, const T* x,
+                    Index taps, const Place& place, Index stride, T* sums, Index sum_stride) {
+  for (Index block = 0; block < blocks.count; ++block)
+    blocks.with_size(block, [&](auto size) {
+      constexpr int at_once = block_packets(size);
+      const Index o = blocks.begin(block);
+      for (Index tap = 0; tap < taps; tap += at_once) {
+        const T* from[at_once];
+        for (int t = 0; t < at_once; ++t) from[t] = x + place(std::min(tap + t, taps - 1));
+        correlate_band<size, at_once>(rows, width, gy + o * plane, plane, from, stride, sums + o * sum_stride + tap,
+                                      sum_stride, std::min<Index>(at_once, taps - tap));
+      }
+    });
+}
+
+/// to += from
+template <class T>
+void add(const T* from, Index size, T* to) {
+  for (Index i = 0; i < size; ++i) to[i] += from[i];
+}
+
+/// gw = the gradient in the weights, for a geometry of stride 1.
+template <class T>
+void direct_weight_grad(const ConvGeometry& geometry, const T* x, const T* gy, T* gw) {
+  const ConvGeometry g = flattened(geometry);
+  const Index height = g.out_height(), width = g.out_width(), lanes = packet_size<T>;
+  const Index images = g.batch * g.groups, inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
+  std::fill_n(gw, g.weight_size(), T(0));
+  if (g.out_size() == 0 || inputs == 0) return;
+  const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);
+  const Index gy_stride = round_up(width, lanes), x_stride = round_up(gy_stride + reach_w, lanes);
+  const Index budget = band_bytes / static_cast<Index>(sizeof(T)) - inputs * reach_h * x_stride;
+  const Index band = std::clamp<Index>(budget / (inputs * x_stride + outputs * gy_stride), std::min<Index>(8, height),
+                                       height);
+  const Index x_share = inputs * (band + reach_h) * x_stride, gy_share = outputs * band * gy_stride;
+  const Index share = x_share + gy_share + round_up(g.weight_size(), lanes);
+
+  ThreadPool& pool = ThreadPool::instance();
+  const Index all_rows = images * height;
+  const int parts = pool.parts_for(all_rows, thread_grain / (g.multiply_adds() / all_rows + 1) + 1);
+  auto scratch = workspace<T>(parts * share);
+  T* const scratch_data = scratch.mutable_data();
+  const ChannelBlocks blocks(outputs);
+  const Index taps = inputs * g.taps();
+  pool.run(parts, [&](int part) {
+    T* const x_band = scratch_data + part * share;
+    T* const gy_band = x_band + x_share;
+    T* const sums = gy_band + gy_share;
+    std::fill_n(sums, g.weight_size(), T(0));
+    const Index end = all_rows * (part + 1) / parts;
+    for (Index row = all_rows * part / parts, rows; row < end; row += rows) {
+      const Index image = row / height, first = row % height;
+      rows = std::min({band, height - first, end - row});
+      const Index x_plane = (rows + reach_h) * x_stride, gy_plane = rows * gy_stride;
+      for (Index i = 0; i < inputs; ++i)
+        copy_padded(x + (image * inputs + i) * g.in_pixels(), g.in_height, g.in_width, first - g.pad_h, -g.pad_w,
+                    rows + reach_h, x_stride, x_stride, x_band + i * x_plane);
+      for (Index o = 0; o < outputs; ++o)
+        copy_padded(gy + (image * outputs + o) * height * width, height, width, first, 0, rows, gy_stride, gy_stride,
+                    gy_band + o * gy_plane);
+      const auto tap_place = [&](Index tap) {
+        const Index in_kernel = tap % g.taps();
+        return tap / g.taps() * x_plane + in_kernel / g.kernel_width * g.dilation_h * x_stride +
+               in_kernel % g.kernel_width * g.dilation_w;
+      };
+      correlate_taps(blocks, rows, gy_stride, gy_band, gy_plane, x_band, taps, tap_place, x_stride,
+                     sums + image % g.groups * outputs * taps, taps);
+    }
+  });
+  for (int part = 0; part < parts; ++part)
+    add(scratch_data + part * share + x_share + gy_share, g.weight_size(), gw);
+}
+
+}  // namespace detail
+}  // namespace settle::cpu

@@ -1,0 +1,235 @@
+#pragma once
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <numbers>
+
+#include "settle/core/shape.hpp"
+#include "settle/cpu/unroll.hpp"
+
+// Two-dimensional Fourier transforms of small square tiles, two real tiles at a time.
+//
+// A pair of real tiles a, b is transformed as the one complex tile a + ib. Multiplying its spectrum Z by the spectrum
+// of a real kernel convolves both at once, so the two need never be separated. Only the frequencies with
+// kx = 0 ... n/2 are visited: at each stand two columns, Z(f) and conj Z(-f), which multiply by the same frequency of
+// the kernel. A single tile has one column, for then they are equal.
+
+namespace settle::cpu {
+
+/// A packet of complex numbers.
+template <class T>
+struct ComplexPacket {
+  Packet<T> re, im;
+
+  friend SETTLE_INLINE ComplexPacket operator+(ComplexPacket a, ComplexPacket b) { return {a.re + b.re, a.im + b.im}; }
+  friend SETTLE_INLINE ComplexPacket operator-(ComplexPacket a, ComplexPacket b) { return {a.re - b.re, a.im - b.im}; }
+};
+
+namespace detail {
+
+template <class T>
+SETTLE_INLINE ComplexPacket<T> times_minus_i(ComplexPacket<T> z) {
+  return {z.im, -z.re};
+}
+
+/// z times (re + i im), the same number in all lanes.
+template <class T>
+SETTLE_INLINE ComplexPacket<T> rotated(ComplexPacket<T> z, T re, T im) {
+  return {z.re * re - z.im * im, z.re * im + z.im * re};
+}
+
+/// The discrete Fourier transform of 4 or 8 numbers in registers.
+template <class T>
+SETTLE_INLINE std::array<ComplexPacket<T>, 4> dft(const std::array<ComplexPacket<T>, 4>& z) {
+  const auto a = z[0] + z[2], b = z[0] - z[2], c = z[1] + z[3], d = times_minus_i(z[1] - z[3]);
+  return {a + c, b + d, a - c, b - d};
+}
+
+template <class T>
+SETTLE_INLINE std::array<ComplexPacket<T>, 8> dft(const std::array<ComplexPacket<T>, 8>& z) {
+  const auto even = dft(std::array{z[0], z[2], z[4], z[6]});
+  auto odd = dft(std::array{z[1], z[3], z[5], z[7]});
+  const T half_root = static_cast<T>(std::numbers::sqrt2 / 2);
+  odd[1] = {(odd[1].re + odd[1].im) * half_root, (odd[1].im - odd[1].re) * half_root};
+  odd[2] = times_minus_i(odd[2]);
+  odd[3] = {(odd[3].im - odd[3].re) * half_root, (odd[3].re + odd[3].im) * -half_root};
+  return {even[0] + odd[0], even[1] + odd[1], even[2] + odd[2], even[3] + odd[3],
+          even[0] - odd[0], even[1] - odd[1], even[2] - odd[2], even[3] - odd[3]};
+}
+
+/// exp(-2 pi i b k / n) at [b][k], for b < 8 and k < n / 8.
+template <class T, int n>
+struct Twiddles {
+  T re[8][n / 8], im[8][n / 8];
+
+  Twiddles() {
+    for (int b = 0; b < 8; ++b)
+      for (int k = 0; k < n / 8; ++k) {
+        const double angle = -2 * std::numbers::pi * b * k / n;
+        re[b][k] = static_cast<T>(std::cos(angle));
+        im[b][k] = static_cast<T>(std::sin(angle));
+      }
+  }
+
+  static const Twiddles& instance() {
+    static const Twiddles table;
+    return table;
+  }
+};
+
+/// The discrete Fourier transform of n = 32 or 64 packets, lane by lane: write(k, X_k) for
+/// X_k = sum over j of read(j) exp(-2 pi i j k / n). With j = 8 a + b and k = c + (n / 8) d, sums over a, then over b.
+template <int n, class T, class Read, class Write>
+SETTLE_INLINE void fft(const Twiddles<T, n>& twiddles, const Read& read, const Write& write) {
+  constexpr int first = n / 8;
+  ComplexPacket<T> half_way[n];  // [c][b]
+  for (int b = 0; b < 8; ++b) {
+    std::array<ComplexPacket<T>, first> z;
+    SETTLE_UNROLL for (int a = 0; a < first; ++a) z[static_cast<std::size_t>(a)] = read(8 * a + b);
+    z = dft(z);
+    half_way[b] = z[0];
+    SETTLE_UNROLL for (int c = 1; c < first; ++c) half_way[8 * c + b] =
+        rotated(z[static_cast<std::size_t>(c)], twiddles.re[b][c], twiddles.im[b][c]);
+  }
+  for (int c = 0; c < first; ++c) {
+    std::array<ComplexPacket<T>, 8> z;
+    SETTLE_UNROLL for (int b = 0; b < 8; ++b) z[static_cast<std::size_t>(b)] = half_way[8 * c + b];
+    z = dft(z);
+    SETTLE_UNROLL for (int d = 0; d < 8; ++d) write(c + first * d, z[static_cast<std::size_t>(d)]);
+  }
+}
+
+/// Exchanges lanes and positions of as many packets as each has lanes.
+template <class V, int lanes = packet_size<Lane<V>>>
+SETTLE_INLINE void transpose(V (&rows)[lanes]) {
+  // A round moves one bit of the position's number to the lane's.
+  [&]<int... i>(std::integer_sequence<int, i...>) {
+    SETTLE_UNROLL for (int round = 1; round < lanes; round *= 2) {
+      V mixed[lanes];
+      SETTLE_UNROLL for (int r = 0; r < lanes / 2; ++r) {
+        mixed[2 * r] = __builtin_shufflevector(rows[r], rows[r + lanes / 2], i / 2 + i % 2 * lanes...);
+        mixed[2 * r + 1] =
+            __builtin_shufflevector(rows[r], rows[r + lanes / 2], lanes / 2 + i / 2 + i % 2 * lanes...);
+      }
+      SETTLE_UNROLL for (int r = 0; r < lanes; ++r) rows[r] = mixed[r];
+    }
+  }(std::make_integer_sequence<int, lanes>{});
+}
+
+/// The lanes in reverse order; when `keep_first`, lane 0 stays and the others are reversed.
+template <class V>
+SETTLE_INLINE V reversed(V v, bool keep_first) {
+  constexpr int lanes = packet_size<Lane<V>>;
+  return [&]<int... i>(std::integer_sequence<int, i...>) {
+    return keep_first ? __builtin_shufflevector(v, v, (lanes - i) % lanes...)
+                      : __builtin_shufflevector(v, v, lanes - 1 - i...);
+  }(std::make_integer_sequence<int, lanes>{});
+}
+
+}  // namespace detail
+
+/// Transforms of n x n tiles, n = 32 or 64.
+///
+/// Frequencies come in packets: packet j (n/2 + 1) + kx holds in lane l the frequency (ky, kx), ky = j + l n / lanes.
+/// This order keeps the negatives of one packet's frequencies in one packet too, with its lanes reversed.
+template <int n, class T>
+class TileTransform {
+ public:
+  static constexpr int lanes = packet_size<T>;
+  static constexpr int groups = n / lanes;             ///< packets along one side
+  static constexpr int half = n / 2 + 1;               ///< the kx that are visited
+  static constexpr int packets = groups * half;        ///< packets of frequencies
+  static constexpr int complex_size = 2 * lanes;       ///< elements of one packet: real parts, then imaginary parts
+
+  /// The spectrum of the tiles a + ib, whose rows are `a_stride` and `b_stride` apart and zero from `width` on.
+  /// Packet p is written at out + p * packet_stride, its second column behind the first if there are two.
+  static void forward(const T* a, Index a_stride, const T* b, Index b_stride, Index width, T* out, Index packet_stride,
+                      bool two_columns) {
+    const auto& twiddles = detail::Twiddles<T, n>::instance();
+    ComplexPacket<T> rows[n * groups];  // [x][j], lanes ky
+    for (int g = 0; g < groups; ++g) {
+      if (g * lanes >= width) {
+        std::fill_n(rows + g * lanes * groups, lanes * groups, ComplexPacket<T>{});
+        continue;
+      }
+      ComplexPacket<T> column[n];
+      detail::fft<n>(
+          twiddles,
+          [&](int y) {
+            return ComplexPacket<T>{load(a + y * a_stride + g * lanes), load(b + y * b_stride + g * lanes)};
+          },
+          [&](int ky, ComplexPacket<T> z) { column[ky] = z; });
+      for (int j = 0; j < groups; ++j) move_block(column + j, groups, rows + g * lanes * groups + j, groups);
+    }
+    for (int j = 0; j < groups; ++j) {
+      T* const at = out + j * half * packet_stride;
+      T* const negative = out + (groups - j) % groups * half * packet_stride + complex_size;
+      detail::fft<n>(
+          twiddles, [&](int x) { return rows[x * groups + j]; },
+          [&](int kx, ComplexPacket<T> z) {
+            if (kx < half) write(at + kx * packet_stride, z);
+            if (two_columns && (kx == 0 || kx >= n / 2))
+              write(negative + (n - kx) % n * packet_stride, conjugate_of_negative(z, j));
+          });
+    }
+  }
+
+  /// The tiles with the spectrum read(packet, column), times n * n: their rows [row_begin, row_end) and at least the
+  /// columns [column_begin, column_end), at a and b with rows n apart. For a single tile read gives the same for both
+  /// columns, and b is zero.
+  template <class Read>
+  static void inverse(const Read& read, int row_begin, int row_end, int column_begin, int column_end, T* a, T* b) {
+    const auto& twiddles = detail::Twiddles<T, n>::instance();
+    const int group_begin = column_begin / lanes, group_end = (column_end + lanes - 1) / lanes;
+    // The inverse is the forward transform with real and imaginary parts exchanged before and after.
+    const auto exchanged = [](ComplexPacket<T> z) { return ComplexPacket<T>{z.im, z.re}; };
+    ComplexPacket<T> columns[n * groups];  // [ky][g], lanes x
+    for (int j = 0; j < groups; ++j) {
+      const int negative = (groups - j) % groups;
+      ComplexPacket<T> row[n];
+      detail::fft<n>(
+          twiddles,
+          [&](int kx) {
+            return exchanged(kx < half ? read(j * half + kx, 0)
+                                       : conjugate_of_negative(read(negative * half + n - kx, 1), j));
+          },
+          [&](int x, ComplexPacket<T> z) { row[x] = z; });
+      for (int g = group_begin; g < group_end; ++g)
+        move_block(row + g * lanes, 1, columns + j * groups + g, groups * groups);
+    }
+    for (int g = group_begin; g < group_end; ++g)
+      detail::fft<n>(
+          twiddles, [&](int ky) { return columns[ky * groups + g]; },
+          [&](int y, ComplexPacket<T> z) {
+            if (y < row_begin || y >= row_end) return;
+            store(a + y * n + g * lanes, z.im);
+            store(b + y * n + g * lanes, z.re);
+          });
+  }
+
+  static SETTLE_INLINE ComplexPacket<T> read(const T* p) { return {load(p), load(p + lanes)}; }
+  static SETTLE_INLINE void write(T* p, ComplexPacket<T> z) {
+    store(p, z.re);
+    store(p + lanes, z.im);
+  }
+
+ private:
+  /// From Z at packet row j the conjugate at the negated frequencies, or back.
+  static SETTLE_INLINE ComplexPacket<T> conjugate_of_negative(ComplexPacket<T> z, int j) {
+    return {detail::reversed(z.re, j == 0), -detail::reversed(z.im, j == 0)};
+  }
+
+  /// Reads `lanes` packets `from_stride` apart and writes them, lanes and positions exchanged, `to_stride` apart.
+  static SETTLE_INLINE void move_block(const ComplexPacket<T>* from, int from_stride, ComplexPacket<T>* to,
+                                       int to_stride) {
+    Packet<T> block[lanes];
+    SETTLE_UNROLL for (int l = 0; l < lanes; ++l) block[l] = from[l * from_stride].re;
+    detail::transpose(block);
+    SETTLE_UNROLL for (int l = 0; l < lanes; ++l) to[l * to_stride].re = block[l];
+    SETTLE_UNROLL for (int l = 0; l < lanes; ++l) block[l] = from[l * from_stride].im;
+    detail::transpose(block);
+    SETTLE_UNROLL for (int l = 0; l < lanes; ++l) to[l * to_stride].im = block[l];
+  }
+};
+
+}  // namespace settle::cpu

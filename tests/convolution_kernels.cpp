@@ -1,0 +1,339 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <complex>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "settle/cpu/convolution.hpp"
+#include "settle/cpu/fft.hpp"
+
+using namespace settle;
+using namespace settle::cpu;
+
+namespace {
+
+/// The three directions by their definitions, in double precision.
+struct Reference {
+  std::vector<double> x, w, gy, y, gx, gw;
+
+  Reference(const ConvGeometry& g, Random random) {
+    const auto draw = [&](Index size) {
+      std::vector<double> v(static_cast<std::size_t>(size));
+      for (double& e : v) e = static_cast<float>(random.uniform(-1, 1));  // exact in both precisions
+      return v;
+    };
+    x = draw(g.in_size()), w = draw(g.weight_size()), gy = draw(g.out_size());
+    y.resize(gy.size()), gx.resize(x.size()), gw.resize(w.size());
+    const Index in_group = g.in_channels / g.groups, out_group = g.out_channels / g.groups;
+    const Index height = g.out_height(), width = g.out_width();
+    for (Index n = 0; n < g.batch; ++n)
+      for (Index o = 0; o < g.out_channels; ++o)
+        for (Index i = 0; i < in_group; ++i)
+          for (Index p = 0; p < height; ++p)
+            for (Index q = 0; q < width; ++q)
+              for (Index a = 0; a < g.kernel_height; ++a)
+                for (Index b = 0; b < g.kernel_width; ++b) {
+                  const Index row = p * g.stride_h + a * g.dilation_h - g.pad_h;
+                  const Index column = q * g.stride_w + b * g.dilation_w - g.pad_w;
+                  if (row < 0 || row >= g.in_height || column < 0 || column >= g.in_width) continue;
+                  const Index channel = o / out_group * in_group + i;
+                  const auto at_x = static_cast<std::size_t>(
+                      ((n * g.in_channels + channel) * g.in_height + row) * g.in_width + column);
+                  const auto at_w =
+                      static_cast<std::size_t>(((o * in_group + i) * g.kernel_height + a) * g.kernel_width + b);
+                  const auto at_y = static_cast<std::size_t>(((n * g.out_channels + o) * height + p) * width + q);
+                  y[at_y] += x[at_x] * w[at_w];
+                  gx[at_x] += gy[at_y] * w[at_w];
+                  gw[at_w] += gy[at_y] * x[at_x];
+                }
+  }
+};
+
+template <class T>
+std::vector<T> converted(const std::vector<double>& v) {
+  return std::vector<T>(v.begin(), v.end());
+}
+
+/// The largest difference over the largest reference value.
+template <class T>
+double error(const std::vector<T>& got, const std::vector<double>& expected) {
+  REQUIRE(got.size() == expected.size());
+  double difference = 0, scale = 1e-30;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    difference = std::max(difference, std::abs(static_cast<double>(got[i]) - expected[i]));
+    scale = std::max(scale, std::abs(expected[i]));
+  }
+  return difference / scale;
+}
+
+constexpr ConvAlgorithm algorithms[] = {ConvAlgorithm::automatic, ConvAlgorithm::direct, ConvAlgorithm::gemm,
+                                        ConvAlgorithm::fft};
+
+template <class T>
+struct Results {
+  std::vector<T> y, gx, gw;
+  bool operator==(const Results&) const = default;
+};
+
+/// All three directions, written over NaN; the weights' slot is used when there is one.
+template <class T>
+Results<T> compute(const ConvGeometry& g, const Reference& r, ConvAlgorithm algorithm,
+                   std::shared_ptr<void>* slot = nullptr) {
+  const auto x = converted<T>(r.x), w = converted<T>(r.w), gy = converted<T>(r.gy);
+  const T nan = std::numeric_limits<T>::quiet_NaN();
+  Results<T> out{std::vector<T>(gy.size(), nan), std::vector<T>(x.size(), nan), std::vector<T>(w.size(), nan)};
+  conv_forward(g, x.data(), w.data(), out.y.data(), algorithm, slot);
+  conv_input_grad(g, gy.data(), w.data(), out.gx.data(), algorithm, slot);
+  conv_weight_grad(g, x.data(), gy.data(), out.gw.data(), algorithm);
+  return out;
+}
+
+template <class T>
+void check(const ConvGeometry& g, double tolerance) {
+  const Reference reference(g, Random(7));
+  for (const ConvAlgorithm algorithm : algorithms) {
+    CAPTURE(static_cast<int>(algorithm));
+    const auto got = compute<T>(g, reference, algorithm);
+    CHECK(error(got.y, reference.y) <= tolerance);
+    CHECK(error(got.gx, reference.gx) <= tolerance);
+    CHECK(error(got.gw, reference.gw) <= tolerance);
+    std::shared_ptr<void> slot;
+    const auto first = compute<T>(g, reference, algorithm, &slot);
+    CHECK(compute<T>(g, reference, algorithm, &slot) == first);
+    CHECK(error(first.y, reference.y) <= tolerance);
+    CHECK(error(first.gx, reference.gx) <= tolerance);
+  }
+}
+
+void check_all(const std::vector<ConvGeometry>& geometries) {
+  for (const auto& g : geometries) {
+    std::string text;
+    for (Index e : {g.batch, g.in_channels, g.in_height, g.in_width, g.out_channels, g.kernel_height, g.kernel_width,
+                    g.stride_h, g.stride_w, g.pad_h, g.pad_w, g.dilation_h, g.dilation_w, g.groups})
+      text += std::to_string(e) + ' ';
+    CAPTURE(text);
+    check<double>(g, 1e-12);
+    check<float>(g, 1e-5);
+  }
+}
+
+/// A convolution that keeps the image's size.
+ConvGeometry same(Index batch, Index in, Index height, Index width, Index out, Index kernel) {
+  return {.batch = batch, .in_channels = in, .in_height = height, .in_width = width, .out_channels = out,
+          .kernel_height = kernel, .kernel_width = kernel, .pad_h = kernel / 2, .pad_w = kernel / 2};
+}
+
+}  // namespace
+
+TEST_CASE("convolutions of every kernel size agree with the definition") {
+  std::vector<ConvGeometry> geometries;
+  for (const Index kernel : {1, 2, 3, 4, 5, 7, 9, 15}) geometries.push_back(same(2, 3, 19, 23, 4, kernel));
+  check_all(geometries);
+}
+
+TEST_CASE("convolutions of every number of channels agree with the definition") {
+  std::vector<ConvGeometry> geometries;
+  for (const Index in : {1, 2, 3, 8, 25})
+    for (const Index out : {1, 2, 3, 5, 6, 7, 8, 13, 25}) geometries.push_back(same(1, in, 9, 18, out, 3));
+  geometries.push_back(same(2, 25, 11, 7, 25, 5));
+  geometries.push_back(same(2, 25, 20, 33, 25, 1));
+  geometries.push_back(same(3, 12, 4, 5, 16, 1));
+  geometries.push_back(same(1, 70, 4, 5, 65, 3));
+  check_all(geometries);
+}
+
+TEST_CASE("convolutions of every image size agree with the definition") {
+  std::vector<ConvGeometry> geometries;
+  for (const Index width : {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 48, 64, 65, 79}) {
+    geometries.push_back(same(1, 3, 5, width, 4, 3));
+    geometries.push_back(same(2, 2, width, 6, 3, 5));
+  }
+  geometries.push_back(same(3, 2, 65, 130, 2, 9));
+  geometries.push_back(same(1, 2, 66, 67, 1, 15));
+  geometries.push_back(same(1, 2, 5, 4, 3, 15));
+  geometries.push_back(same(2, 1, 1, 1, 1, 1));
+  check_all(geometries);
+}
+
+TEST_CASE("non-square kernels and any padding agree with the definition") {
+  std::vector<ConvGeometry> geometries;
+  for (const Index pad_h : {0, 1, 4, 6})
+    for (const Index pad_w : {0, 2, 5, 9})
+      geometries.push_back({.batch = 2, .in_channels = 3, .in_height = 12, .in_width = 21, .out_channels = 5,
+                            .kernel_height = 5, .kernel_width = 7, .pad_h = pad_h, .pad_w = pad_w});
+  geometries.push_back({2, 3, 40, 17, 2, 1, 9, 1, 1, 0, 4});
+  geometries.push_back({2, 3, 17, 40, 2, 9, 1, 1, 1, 4, 0});
+  geometries.push_back({2, 3, 17, 40, 2, 2, 14, 1, 1, 0, 0});
+  geometries.push_back({1, 2, 70, 70, 2, 40, 33, 1, 1, 20, 16});  // larger than the smaller transform
+  geometries.push_back({1, 1, 80, 80, 1, 70, 66, 1, 1, 35, 33});  // larger than any transform
+  geometries.push_back({1, 2, 9, 9, 2, 1, 1, 1, 1, 2, 3});
+  check_all(geometries);
+}
+
+TEST_CASE("strides, dilations and groups agree with the definition") {
+  check_all({
+      {2, 3, 17, 19, 4, 3, 3, 2, 2, 1, 1},
+      {2, 3, 17, 19, 4, 5, 3, 3, 2, 2, 1},
+      {1, 3, 16, 18, 4, 4, 4, 2, 3, 0, 3},
+      {1, 2, 7, 8, 2, 1, 1, 2, 3},
+      {2, 3, 17, 40, 4, 3, 5, 1, 1, 2, 4, 2, 2},
+      {1, 3, 15, 11, 4, 2, 3, 1, 1, 0, 0, 3, 2},
+      {1, 2, 15, 21, 2, 3, 3, 2, 2, 2, 2, 2, 2},
+      {2, 4, 9, 10, 6, 3, 3, 1, 1, 1, 1, 1, 1, 2},
+      {2, 6, 9, 10, 6, 5, 5, 1, 1, 2, 2, 1, 1, 6},
+      {1, 6, 9, 20, 12, 3, 3, 2, 1, 1, 1, 1, 2, 3},
+      {3, 4, 33, 40, 4, 1, 1, 1, 1, 0, 0, 1, 1, 4},
+  });
+}
+
+TEST_CASE("convolutions without images, channels or output are empty or zero") {
+  check_all({
+      same(0, 3, 8, 9, 4, 3),
+      same(2, 0, 8, 9, 4, 3),
+      same(2, 3, 8, 9, 0, 3),
+      same(2, 3, 0, 9, 4, 3),
+      {2, 3, 4, 9, 4, 7, 3},  // the kernel is larger than the image
+      {0, 3, 17, 19, 4, 3, 3, 2, 2, 1, 1},
+  });
+}
+
+TEST_CASE("convolutions give the same bits every time, for any number of threads") {
+  const int before = ThreadPool::instance().size();
+  for (const auto& g : {same(3, 7, 40, 37, 9, 3), same(2, 5, 64, 64, 6, 9), same(4, 6, 33, 20, 5, 1)}) {
+    const Reference reference(g, Random(3));
+    for (const ConvAlgorithm algorithm : algorithms) {
+      CAPTURE(static_cast<int>(algorithm));
+      for (const int threads : {1, 2, 3}) {
+        ThreadPool::instance().resize(threads);
+        const auto first = compute<float>(g, reference, algorithm);
+        CHECK(compute<float>(g, reference, algorithm) == first);
+        CHECK(error(first.gw, reference.gw) <= 1e-5);
+        CHECK(error(first.y, reference.y) <= 1e-5);
+      }
+    }
+  }
+  ThreadPool::instance().resize(before);
+}
+
+TEST_CASE("a repeated convolution asks the system for no memory and leaves none in use") {
+  const ConvGeometry g = same(2, 6, 50, 41, 7, 5);
+  const Reference reference(g, Random(5));
+  for (const ConvAlgorithm algorithm : algorithms) {
+    CAPTURE(static_cast<int>(algorithm));
+    std::shared_ptr<void> slot;
+    compute<float>(g, reference, algorithm, &slot);
+    const auto before = Memory::instance().use();
+    compute<float>(g, reference, algorithm, &slot);
+    const auto after = Memory::instance().use();
+    CHECK(after.allocations == before.allocations);
+    CHECK(after.current == before.current);
+  }
+}
+
+TEST_CASE("one cache of weights serves both directions and several images, and is lost when the weights change") {
+  Random random(11);
+  Tensor<double> w = uniform<double>(Shape{4, 3, 9, 9}, -1, 1, random);
+  const ConvGeometry small = same(1, 3, 20, 24, 4, 9), large = same(2, 3, 70, 66, 4, 9);
+  for (const ConvAlgorithm algorithm : algorithms) {
+    CAPTURE(static_cast<int>(algorithm));
+    for (int round = 0; round < 2; ++round) {
+      CHECK(*w.derived() == nullptr);
+      for (const auto& g : {small, large, small}) {
+        Reference reference(g, Random(13));
+        std::copy(w.data(), w.data() + w.size(), reference.w.begin());
+        const auto plain = compute<double>(g, reference, algorithm), cached = compute<double>(g, reference, algorithm,
+                                                                                             w.derived());
+        CHECK(error(cached.y, plain.y) <= 1e-12);
+        CHECK(error(cached.gx, plain.gx) <= 1e-12);
+      }
+      CHECK(*w.derived() != nullptr);
+      w.mutable_data()[5] += 1;
+    }
+  }
+}
+
+TEST_CASE("a cache filled for one shape of the weights is not used for another") {
+  const ConvGeometry wide = same(1, 4, 33, 20, 2, 3), narrow = same(1, 2, 33, 20, 4, 3);
+  const Reference first(wide, Random(1));
+  Reference second(narrow, Random(2));
+  second.w = first.w;
+  for (const ConvAlgorithm algorithm : algorithms) {
+    CAPTURE(static_cast<int>(algorithm));
+    std::shared_ptr<void> slot;
+    compute<double>(wide, first, algorithm, &slot);
+    const auto plain = compute<double>(narrow, second, algorithm), cached = compute<double>(narrow, second, algorithm,
+                                                                                          &slot);
+    CHECK(error(cached.y, plain.y) <= 1e-12);
+    CHECK(error(cached.gx, plain.gx) <= 1e-12);
+  }
+}
+
+TEST_CASE("the cost model takes each algorithm where it is fast, and gemm where the one asked for cannot serve") {
+  using enum ConvAlgorithm;
+  for (const ConvDirection d : {ConvDirection::forward, ConvDirection::input_grad, ConvDirection::weight_grad}) {
+    CHECK(choose_algorithm(same(1, 25, 150, 150, 25, 15), d) == fft);
+    CHECK(choose_algorithm(same(4, 25, 150, 150, 25, 9), d) == fft);
+    CHECK(choose_algorithm(same(1, 12, 32, 32, 12, 3), d) == direct);
+    CHECK(choose_algorithm(same(1, 25, 150, 150, 25, 1), d) == direct);
+    CHECK(choose_algorithm(same(1, 1, 64, 64, 8, 7), d) == direct);
+    ConvGeometry g = same(1, 8, 64, 64, 8, 15);
+    CHECK(choose_algorithm(g, d, direct) == direct);
+    CHECK(choose_algorithm(g, d, gemm) == gemm);
+    g.dilation_h = 2;
+    CHECK(choose_algorithm(g, d, fft) == gemm);
+    CHECK(choose_algorithm(g, d) == direct);
+    g.stride_w = 2;
+    CHECK(choose_algorithm(g, d) == gemm);
+    CHECK(choose_algorithm(g, d, direct) == gemm);
+    CHECK(choose_algorithm(same(1, 2, 90, 90, 2, 65), d, fft) == gemm);
+  }
+}
+
+TEST_CASE_TEMPLATE("the transform of a pair of tiles agrees with the definition and its inverse returns the tiles", T,
+                   float, double) {
+  constexpr int n = 32;
+  using Transform = TileTransform<n, T>;
+  using Complex = std::complex<double>;
+  Random random(17);
+  const auto tiles = uniform<T>(Shape{2, n, n}, -1, 1, random);
+  const T* a = tiles.data();
+  const T* b = a + n * n;
+  std::vector<T> spectrum(2 * Transform::packets * Transform::complex_size);
+  Transform::forward(a, n, b, n, n, spectrum.data(), 2 * Transform::complex_size, true);
+
+  const double turn = 2 * std::acos(-1.0) / n;
+  std::vector<Complex> rows(n * n);  // [y][kx]
+  for (int y = 0; y < n; ++y)
+    for (int k = 0; k < n; ++k)
+      for (int x = 0; x < n; ++x)
+        rows[static_cast<std::size_t>(y * n + k)] +=
+            Complex(a[y * n + x], b[y * n + x]) * std::polar(1.0, -turn * (k * x % n));
+  const auto expected = [&](int ky, int kx) {
+    Complex z = 0;
+    for (int y = 0; y < n; ++y) z += rows[static_cast<std::size_t>(y * n + kx)] * std::polar(1.0, -turn * (ky * y % n));
+    return z;
+  };
+  const double tolerance = sizeof(T) == 4 ? 1e-4 : 1e-12;
+  for (int j = 0; j < Transform::groups; ++j)
+    for (int kx = 0; kx < Transform::half; ++kx)
+      for (int lane = 0; lane < Transform::lanes; ++lane) {
+        const T* at = spectrum.data() + (j * Transform::half + kx) * 2 * Transform::complex_size + lane;
+        const int ky = j + lane * Transform::groups;
+        const Complex z = expected(ky, kx), negative = std::conj(expected((n - ky) % n, (n - kx) % n));
+        REQUIRE(std::abs(Complex(at[0], at[Transform::lanes]) - z) <= tolerance);
+        at += Transform::complex_size;
+        REQUIRE(std::abs(Complex(at[0], at[Transform::lanes]) - negative) <= tolerance);
+      }
+
+  std::vector<T> back(2 * n * n);
+  Transform::inverse(
+      [&](int p, int column) {
+        return Transform::read(spectrum.data() + (2 * p + column) * Transform::complex_size);
+      },
+      0, n, 0, n, back.data(), back.data() + n * n);
+  for (int i = 0; i < 2 * n * n; ++i)
+    REQUIRE(std::abs(static_cast<double>(back[static_cast<std::size_t>(i)]) / (n * n) - a[i]) <= tolerance);
+}
