@@ -1,0 +1,190 @@
+#pragma once
+#include <png.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csetjmp>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "settle/data/image.hpp"
+#include "settle/io/atomic_file.hpp"
+
+namespace settle {
+
+namespace detail {
+
+/// What libpng's callbacks share with us. libpng reports failure by longjmp, which skips destructors: so the functions
+/// that call setjmp below own nothing, and this object, which outlives them, owns everything.
+struct PngSession {
+  png_structp png = nullptr;
+  png_infop info = nullptr;
+  bool writing = false;
+  std::vector<std::uint8_t> bytes;  // of the file
+  std::size_t position = 0;         // of the next byte to read
+  char message[256] = "";           // libpng's complaints, joined
+
+  explicit PngSession(bool write) : writing(write) {
+    png = write ? png_create_write_struct(PNG_LIBPNG_VER_STRING, this, on_error, on_warning)
+                : png_create_read_struct(PNG_LIBPNG_VER_STRING, this, on_error, on_warning);
+    info = png ? png_create_info_struct(png) : nullptr;
+  }
+  ~PngSession() {
+    if (writing)
+      png_destroy_write_struct(&png, &info);
+    else
+      png_destroy_read_struct(&png, &info, nullptr);
+  }
+  PngSession(const PngSession&) = delete;
+  PngSession& operator=(const PngSession&) = delete;
+
+  static void note(png_structp png, const char* text) {
+    auto* message = static_cast<PngSession*>(png_get_error_ptr(png))->message;
+    const std::size_t used = std::strlen(message);
+    std::snprintf(message + used, sizeof(PngSession::message) - used, "%s%s", used ? "; " : "", text);
+  }
+  [[noreturn]] static void on_error(png_structp png, const char* text) {
+    note(png, text);
+    png_longjmp(png, 1);
+  }
+  static void on_warning(png_structp png, const char* text) { note(png, text); }
+
+  static void on_read(png_structp png, png_bytep to, std::size_t count) {
+    auto* session = static_cast<PngSession*>(png_get_io_ptr(png));
+    if (count > session->bytes.size() - session->position) png_error(png, "the file ends too early");
+    std::memcpy(to, session->bytes.data() + session->position, count);
+    session->position += count;
+  }
+  static void on_write(png_structp png, png_bytep from, std::size_t count) {
+    auto& bytes = static_cast<PngSession*>(png_get_io_ptr(png))->bytes;
+    bool stored = true;
+    try {
+      bytes.insert(bytes.end(), from, from + count);
+    } catch (...) {  // C++ exceptions must not pass through libpng
+      stored = false;
+    }
+    if (!stored) png_error(png, "out of memory");
+  }
+  static void on_flush(png_structp) {}
+};
+
+/// Reads up to the pixels and asks for 8 bits, no palette, no alpha: then rows are grey or RGB.
+inline bool read_png_header(PngSession& session) {
+  if (setjmp(png_jmpbuf(session.png))) return false;
+  png_set_read_fn(session.png, &session, PngSession::on_read);
+  png_set_crc_action(session.png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
+  png_read_info(session.png, session.info);
+  png_set_expand(session.png);
+  png_set_scale_16(session.png);
+  png_set_strip_alpha(session.png);
+  png_set_interlace_handling(session.png);
+  png_read_update_info(session.png, session.info);
+  return true;
+}
+
+inline bool read_png_rows(PngSession& session, png_bytepp rows) {
+  if (setjmp(png_jmpbuf(session.png))) return false;
+  png_read_image(session.png, rows);
+  png_read_end(session.png, nullptr);
+  return true;
+}
+
+inline bool write_png_rows(PngSession& session, png_bytepp rows, png_uint_32 height, png_uint_32 width,
+                           int colour_type) {
+  if (setjmp(png_jmpbuf(session.png))) return false;
+  png_set_write_fn(session.png, &session, PngSession::on_write, PngSession::on_flush);
+  png_set_IHDR(session.png, session.info, width, height, 8, colour_type, PNG_INTERLACE_NONE,
+               PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+  png_write_info(session.png, session.info);
+  png_write_image(session.png, rows);
+  png_write_end(session.png, nullptr);
+  return true;
+}
+
+inline std::vector<png_bytep> row_pointers(std::uint8_t* pixels, Index height, Index row_bytes) {
+  std::vector<png_bytep> rows;
+  for (Index y = 0; y < height; ++y) rows.push_back(pixels + y * row_bytes);
+  return rows;
+}
+
+}  // namespace detail
+
+/// The picture as grey (channels = 1: 0.299 R + 0.587 G + 0.114 B, rounded as Pillow's convert("L") does) or as RGB
+/// (channels = 3: grey repeated).
+inline Image8 with_channels(const Image8& image, Index channels) {
+  require_image(image, "with_channels");
+  require(channels == 1 || channels == 3, "with_channels", "expected 1 or 3 channels to be asked for, got ", channels);
+  if (image.channels == channels) return image;
+  Image8 out = blank_image(image.height, image.width, channels);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(image.height * image.width); ++i) {
+    if (channels == 3) {
+      std::fill_n(out.pixels.begin() + static_cast<std::ptrdiff_t>(3 * i), 3, image.pixels[i]);
+    } else {
+      const auto* rgb = image.pixels.data() + 3 * i;
+      out.pixels[i] = static_cast<std::uint8_t>((19595 * rgb[0] + 38470 * rgb[1] + 7471 * rgb[2] + 32768) >> 16);
+    }
+  }
+  return out;
+}
+
+/// The picture in a PNG file, as grey (channels = 1) or RGB (channels = 3). Palettes are looked up, 16-bit values are
+/// rounded to 8 bits, alpha is dropped. Throws Error naming the file when it is missing, no PNG, cut short, damaged
+/// (every chunk's check sum is verified) or larger than 2^28 values.
+inline Image8 read_png(const std::filesystem::path& path, Index channels = 1) {
+  const std::string name = path.string();
+  detail::PngSession session(false);
+  require(session.info != nullptr, "read_png", name, ": libpng could not start");
+  {
+    std::error_code error;
+    require(!std::filesystem::is_directory(path, error), "read_png", name, ": expected a file, found a folder");
+    std::ifstream file(path, std::ios::binary);
+    require(file.is_open(), "read_png", name, ": cannot be opened: ", std::strerror(errno));
+    session.bytes.assign(std::istreambuf_iterator<char>(file), {});
+    require(!file.bad(), "read_png", name, ": cannot be read");
+  }
+  require(session.bytes.size() >= 8 && png_sig_cmp(session.bytes.data(), 0, 8) == 0, "read_png", name,
+          ": expected a PNG file, found ", session.bytes.size(), " bytes that do not start with PNG's signature");
+  const auto damaged = [&] {
+    fail("read_png", name, ": damaged PNG at byte ", session.position, " of ", session.bytes.size(), ": ",
+         session.message);
+  };
+  if (!detail::read_png_header(session)) damaged();
+  Image8 image;
+  image.height = png_get_image_height(session.png, session.info);
+  image.width = png_get_image_width(session.png, session.info);
+  image.channels = png_get_channels(session.png, session.info);
+  require(image.height * image.width <= (Index{1} << 28) / image.channels, "read_png", name,
+          ": expected at most 2^28 values,"
+          " found ",
+          image.height, " x ", image.width, " pixels of ", image.channels, " channels");
+  image = blank_image(image.height, image.width, image.channels);
+  auto rows = detail::row_pointers(image.pixels.data(), image.height, image.width * image.channels);
+  if (!detail::read_png_rows(session, rows.data())) damaged();
+  return with_channels(image, channels);
+}
+
+/// Writes a grey or RGB picture; the file appears complete or not at all. Throws Error for an inconsistent picture and
+/// when the file cannot be written.
+inline void write_png(const std::filesystem::path& path, Image8 image) {
+  require_image(image, "write_png");
+  detail::PngSession session(true);
+  require(session.info != nullptr, "write_png", path.string(), ": libpng could not start");
+  auto rows = detail::row_pointers(image.pixels.data(), image.height, image.width * image.channels);
+  if (!detail::write_png_rows(session, rows.data(), static_cast<png_uint_32>(image.height),
+                              static_cast<png_uint_32>(image.width),
+                              image.channels == 1 ? PNG_COLOR_TYPE_GRAY : PNG_COLOR_TYPE_RGB))
+    fail("write_png", path.string(), ": ", session.message);
+  AtomicFile file(path);
+  file.write(session.bytes.data(), session.bytes.size());
+  file.commit();
+}
+
+}  // namespace settle
