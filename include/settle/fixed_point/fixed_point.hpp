@@ -1,0 +1,5 @@
+#pragma once
+#include "settle/fixed_point/penalty.hpp"
+#include "settle/fixed_point/policies.hpp"
+#include "settle/fixed_point/report.hpp"
+#include "settle/fixed_point/solve.hpp"
