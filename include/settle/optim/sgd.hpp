@@ -1,0 +1,52 @@
+#pragma once
+#include "settle/optim/parameter_state.hpp"
+
+namespace settle {
+
+/// Stochastic gradient descent with momentum, as in PyTorch: with the gradient g (plus weight_decay times the parameter
+/// p), b = momentum b + g and p = p - rate b. Keeps one tensor per parameter.
+template <Scalar T, class Device = Cpu>
+class Sgd {
+ public:
+  struct Options {
+    double rate = 1e-2;
+    double momentum = 0;
+    double weight_decay = 0;
+  };
+
+  Options options;  ///< may change between steps
+
+  Sgd() = default;
+  explicit Sgd(const Options& o) : options(o) {}
+
+  /// Updates the parameters of a module of constants, given one gradient for each in the module's order. Allocates
+  /// nothing after the first step. Throws Error when the gradients or the parameters do not fit.
+  template <class M>
+  void step(M& module, const std::vector<Var<T, Device>>& gradients) {
+    momentum_.prepare("sgd", module);
+    detail::for_each_gradient("sgd", module, gradients, [&](std::size_t k, auto& p, const auto& gradient) {
+      const auto updated = map(
+          [](auto w, auto g, auto b, auto decay, auto momentum, auto rate) {
+            const auto b1 = momentum * b + (g + decay * w);
+            return outputs(w - rate * b1, b1);
+          },
+          p, gradient, Var(momentum_[k]), options.weight_decay, options.momentum, options.rate);
+      p = updated[0], momentum_[k] = updated[1].value();
+    });
+  }
+
+  /// The momentum, by name.
+  NamedTensors<T, Device> state() const {
+    NamedTensors<T, Device> out;
+    momentum_.save(out);
+    return out;
+  }
+
+  /// Continues from a saved state; that it fits is checked at the next step.
+  void restore(const NamedTensors<T, Device>& state) { momentum_.restore(state); }
+
+ private:
+  detail::ParameterState<T, Device> momentum_{"momentum"};
+};
+
+}  // namespace settle
