@@ -43,6 +43,9 @@ class Pullback {
                                          bool free = false) {
     require(cotangents.size() == outputs_.size(), "grad", "expected ", outputs_.size(), " cotangents, got ",
             cotangents.size());
+    for (const auto& x : inputs_) tape_->require_current("grad", x);
+    for (const auto& y : outputs_)
+      if (y.tape()) tape_->require_current("grad", y);
     NoGrad<T, Device> pause(create_graph ? nullptr : tape_);
     std::vector<Var<T, Device>> slots(static_cast<std::size_t>(std::max(0, end_ - first_)));
     Sum sum{*this, slots};
@@ -68,8 +71,9 @@ class Pullback {
     }
     std::vector<Var<T, Device>> out;
     for (const auto& x : inputs_) {
-      const auto& slot = slots.empty() ? Var<T, Device>() : slots[static_cast<std::size_t>(x.id() - first_)];
-      out.push_back(slot.defined() ? slot : Var<T, Device>(Tensor<T, Device>(x.shape(), T{0})));
+      const bool reached = x.id() < end_ && slots[static_cast<std::size_t>(x.id() - first_)].defined();
+      out.push_back(reached ? slots[static_cast<std::size_t>(x.id() - first_)]
+                            : Var<T, Device>(Tensor<T, Device>(x.shape(), T{0})));
     }
     return out;
   }
@@ -170,6 +174,7 @@ Var<T, D> jvp(const Var<T, D>& y, const Var<T, D>& x, const Var<T, D>& tangent, 
   require(x.tape() != nullptr, "jvp", "expected an input on a tape");
   require(tangent.shape() == x.shape(), "jvp", "expected a tangent of shape ", x.shape(), ", got ", tangent.shape());
   Tape<T, D>& tape = *x.tape();
+  require(tape.recording(), "jvp", "the tape is paused: the product is found by recording another");
   const int mark = tape.size();
   const Var<T, D> cotangent = tape.leaf(Tensor<T, D>(y.shape(), T{0}));
   const Var<T, D> product = Pullback<T, D>({y}, {x})({cotangent}, true).front();

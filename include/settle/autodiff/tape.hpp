@@ -89,6 +89,7 @@ class Tape {
     int outputs = 0;
     std::unique_ptr<const Rule> rule;  ///< null for a leaf, and once freed
     bool freed = false;
+    unsigned generation = 0;
   };
 
   Tape() = default;
@@ -105,16 +106,14 @@ class Tape {
   bool recording() const { return paused_ == 0; }
 
   /// Forgets everything; Vars of this tape may still be read but not used in operations.
-  void clear() {
-    truncate(0);
-    ++generation_;
-  }
+  void clear() { truncate(0); }
 
   /// The number of operations recorded so far: a mark to truncate to.
   int size() const { return static_cast<int>(nodes_.size()); }
 
-  /// Forgets the operations after a mark. Their Vars must not be used again.
+  /// Forgets the operations after a mark; their Vars may still be read but not used in operations.
   void truncate(int mark) {
+    ++generation_;
     while (size() > mark) {
       producer_.resize(static_cast<std::size_t>(nodes_.back().first_output));
       nodes_.pop_back();
@@ -138,7 +137,8 @@ class Tape {
   /// Records an operation; used through `record` below.
   std::vector<Var<T, Device>> append(const char* name, std::vector<int> inputs,
                                      std::span<const Tensor<T, Device>> outputs, std::unique_ptr<const Rule> rule) {
-    Node node{name, std::move(inputs), values(), static_cast<int>(outputs.size()), std::move(rule), false};
+    Node node{name, std::move(inputs), values(), static_cast<int>(outputs.size()), std::move(rule), false,
+              generation_};
     std::vector<Var<T, Device>> vars;
     for (const auto& value : outputs) {
       vars.push_back(Var<T, Device>(value, this, values(), generation_));
@@ -150,7 +150,8 @@ class Tape {
 
   /// Throws unless the Var's record is still on this tape.
   void require_current(const char* where, const Var<T, Device>& v) const {
-    require(v.generation_ == generation_ && v.id() < values(), where, "a variable's tape was cleared since it was made");
+    require(v.id() < values() && node(producer(v.id())).generation == v.generation_, where,
+            "a variable's tape was cleared since it was made");
   }
 
  private:

@@ -76,7 +76,8 @@ Var<T, D> conv(const Var<T, D>& x, const Var<T, D>& weight, const ConvOptions& o
 
 /// The adjoint of conv in its input (a transposed convolution): from gy (N, O, H', W') to the shape `input`.
 template <class T, class D>
-Var<T, D> conv_input_grad(const Var<T, D>& gy, const Var<T, D>& weight, const Shape& input, const ConvOptions& options) {
+Var<T, D> conv_input_grad(const Var<T, D>& gy, const Var<T, D>& weight, const Shape& input,
+                          const ConvOptions& options) {
   const auto geometry = detail::conv_geometry("conv_input_grad", input, weight.shape(), options);
   const Shape expected{geometry.batch, geometry.out_channels, geometry.out_height(), geometry.out_width()};
   require(gy.shape() == expected, "conv_input_grad", "expected an output cotangent ", expected, ", got ", gy.shape());
@@ -102,5 +103,88 @@ Var<T, D> conv_weight_grad(const Var<T, D>& x, const Var<T, D>& gy, const Shape&
     if (gradients.needs(1)) gradients.add(1, conv(x, g, options));
   });
 }
+
+namespace detail {
+
+/// The samples of one of the three convolutions, in its two operands: every algorithm on every geometry. `f` takes the
+/// operands and the third shape; `term` names the operands and the result among (x, w, gy).
+void convolution_samples(auto& s, auto f, std::array<std::size_t, 2> operands, std::size_t result) {
+  const auto add = [&](const char* title, Shape x, Shape w, ConvOptions options) {
+    const cpu::ConvGeometry g = conv_geometry("samples", x, w, options);
+    const std::array<Shape, 3> shapes{x, w, Shape{g.batch, g.out_channels, g.out_height(), g.out_width()}};
+    const auto reference = [=, &s](const auto& in) {
+      // Every term of the trilinear form sum gy[n, o, p, q] x[n, i, ...] w[o, i, a, b], with 1 for the missing operand.
+      Tensor<double> out(shapes[result], 0.0);
+      double* sums = out.mutable_data();
+      const Index inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
+      for (Index term = 0; term < shapes[2].size() * inputs * g.kernel_height * g.kernel_width; ++term) {
+        const auto t = s.position({shapes[2].size(), inputs, g.kernel_height, g.kernel_width}, term);
+        const auto y = s.position(shapes[2], t[0]);
+        const Index row = y[2] * g.stride_h + t[2] * g.dilation_h - g.pad_h;
+        const Index column = y[3] * g.stride_w + t[3] * g.dilation_w - g.pad_w;
+        if (row < 0 || row >= g.in_height || column < 0 || column >= g.in_width) continue;
+        const Index channel = y[1] / outputs * inputs + t[1];
+        const std::array<Index, 3> at{((y[0] * g.in_channels + channel) * g.in_height + row) * g.in_width + column,
+                                      ((y[1] * inputs + t[1]) * g.kernel_height + t[2]) * g.kernel_width + t[3], t[0]};
+        sums[at[result]] += in[0].data()[at[operands[0]]] * in[1].data()[at[operands[1]]];
+      }
+      return out;
+    };
+    for (const auto& [algorithm, label] :
+         {std::pair(ConvAlgorithm::automatic, "automatic"), std::pair(ConvAlgorithm::direct, "direct"),
+          std::pair(ConvAlgorithm::gemm, "gemm"), std::pair(ConvAlgorithm::fft, "fft")}) {
+      options.algorithm = algorithm;
+      s.add(
+          s.text(title, ", ", label), [=](const auto& in) { return f(in[0], in[1], shapes[result], options); },
+          {s.uniform(shapes[operands[0]]), s.uniform(shapes[operands[1]])}, reference);
+    }
+  };
+  add("kernel 1 x 1", {2, 2, 3, 3}, {3, 2, 1, 1}, {});
+  add("kernel 1 x 2", {1, 2, 3, 4}, {1, 2, 1, 2}, {.padding = {0, 1}});
+  add("kernel 3 x 2", {1, 2, 4, 5}, {2, 2, 3, 2}, {.padding = {1, 0}});
+  add("kernel 4 x 3", {1, 1, 5, 4}, {2, 1, 4, 3}, {.padding = {2, 1}});
+  add("kernel 5 x 3", {1, 2, 5, 4}, {1, 2, 5, 3}, {.padding = {2, 1}});
+  add("kernel 3 x 5, larger than the image", {2, 1, 2, 3}, {1, 1, 3, 5}, {.padding = {1, 2}});
+  add("strides 2 and 3", {1, 2, 5, 7}, {2, 2, 3, 3}, {.stride = {2, 3}, .padding = {1, 1}});
+  add("dilations 2 and 3", {1, 1, 6, 8}, {2, 1, 3, 2}, {.padding = {2, 1}, .dilation = {2, 3}});
+  add("strides and dilations", {1, 1, 7, 6}, {1, 1, 2, 3}, {.stride = {2, 1}, .padding = {1, 2}, .dilation = {3, 2}});
+  add("groups", {1, 4, 3, 4}, {4, 2, 3, 3}, {.padding = {1, 1}, .groups = 2});
+  add("one group per channel, strided", {1, 3, 5, 4}, {3, 1, 2, 2}, {.stride = {2, 2}, .groups = 3});
+  add("no images", {0, 2, 4, 4}, {2, 2, 3, 3}, {.padding = {1, 1}});
+}
+
+}  // namespace detail
+
+struct ConvOp {
+  static constexpr const char* name = "conv";
+  static void samples(auto& s) {
+    detail::convolution_samples(
+        s, [](const auto& x, const auto& w, const Shape&, const ConvOptions& o) { return conv(x, w, o); }, {0, 1}, 2);
+  }
+};
+
+struct ConvInputGradOp {
+  static constexpr const char* name = "conv_input_grad";
+  static void samples(auto& s) {
+    detail::convolution_samples(
+        s,
+        [](const auto& gy, const auto& w, const Shape& x, const ConvOptions& o) {
+          return conv_input_grad(gy, w, x, o);
+        },
+        {2, 1}, 0);
+  }
+};
+
+struct ConvWeightGradOp {
+  static constexpr const char* name = "conv_weight_grad";
+  static void samples(auto& s) {
+    detail::convolution_samples(
+        s,
+        [](const auto& x, const auto& gy, const Shape& w, const ConvOptions& o) {
+          return conv_weight_grad(x, gy, w, o);
+        },
+        {0, 2}, 1);
+  }
+};
 
 }  // namespace settle

@@ -1,5 +1,7 @@
 #pragma once
+#include <algorithm>
 #include <array>
+#include <cmath>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -113,7 +115,8 @@ auto pointwise_of(const Axes& summed_axes, const A&... arguments) {
   static_assert(std::is_empty_v<F> && std::is_default_constructible_v<F>,
                 "settle: the function given to map or reduce must be a lambda without captures; "
                 "pass run-time numbers as further arguments");
-  static_assert((detail::is_var<A>::value || ...), "settle: map and reduce need at least one Var among their arguments");
+  static_assert((detail::is_var<A>::value || ...),
+                "settle: map and reduce need at least one Var among their arguments");
   using V = typename first_var<A...>::type;
   const std::vector<V> inputs{as_var<V>(arguments)...};
   Shape space;
@@ -128,8 +131,10 @@ auto pointwise_of(const Axes& summed_axes, const A&... arguments) {
 template <class F, class... A>
 inline constexpr std::size_t result_count = [] {
   using R = decltype(std::declval<F>()(((void)sizeof(A), Expression(0.))...));
-  if constexpr (std::is_convertible_v<R, Expression>) return std::size_t{0};
-  else return std::tuple_size_v<R>;
+  if constexpr (std::is_convertible_v<R, Expression>)
+    return std::size_t{0};
+  else
+    return std::tuple_size_v<R>;
 }();
 
 template <std::size_t N, class V>
@@ -186,8 +191,133 @@ Var<T, D> operator+(const Var<T, D>& a, double b) {
   return map([](auto x, auto y) { return x + y; }, a, b);
 }
 template <class T, class D>
-Var<T, D> operator*(double a, const Var<T, D>& b) {
+Var<T, D> operator-(const Var<T, D>& a, double b) {
+  return a + -b;
+}
+template <class T, class D>
+Var<T, D> operator*(const Var<T, D>& a, double b) {
   return map([](auto x, auto y) { return x * y; }, a, b);
 }
+template <class T, class D>
+Var<T, D> operator/(const Var<T, D>& a, double b) {
+  return map([](auto x, auto y) { return x / y; }, a, b);
+}
+template <class T, class D>
+Var<T, D> operator+(double a, const Var<T, D>& b) {
+  return b + a;
+}
+template <class T, class D>
+Var<T, D> operator-(double a, const Var<T, D>& b) {
+  return map([](auto x, auto y) { return x - y; }, a, b);
+}
+template <class T, class D>
+Var<T, D> operator*(double a, const Var<T, D>& b) {
+  return b * a;
+}
+
+struct MapOp {
+  static constexpr const char* name = "map";
+  static void samples(auto& s) {
+    // Every scalar function, on its domain and away from its kinks: the results of one map, stacked.
+    using Function = double (*)(double);
+    const auto unary = [&](const char* title, auto f, double low, double high, std::vector<Function> values) {
+      const Shape to{static_cast<Index>(values.size()), 7};
+      s.add(
+          title,
+          [f](const auto& in) {
+            const auto results = map(f, in[0]);
+            return stack(std::vector(results.begin(), results.end()), 0);
+          },
+          {s.uniform({7}, low, high)},
+          [=, &s](const auto& in) {
+            return s.table(to, [&](Index k) { return values[static_cast<std::size_t>(k / 7)](in[0].data()[k % 7]); });
+          });
+    };
+    unary("exp, expm1, tanh, erf, sin, cos, square, -x",
+          [](auto x) { return outputs(exp(x), expm1(x), tanh(x), erf(x), sin(x), cos(x), square(x), -x); }, -3, 3,
+          {std::exp, std::expm1, std::tanh, std::erf, std::sin, std::cos, [](double x) { return x * x; },
+           [](double x) { return -x; }});
+    unary("sigmoid, softplus, log_sigmoid, gelu, softplus_cut",
+          [](auto x) { return outputs(sigmoid(x), softplus(x), log_sigmoid(x), gelu(x), softplus_cut(x)); }, -6, 6,
+          {[](double x) { return 1 / (1 + std::exp(-x)); }, [](double x) { return std::log(1 + std::exp(x)); },
+           [](double x) { return -std::log(1 + std::exp(-x)); },
+           [](double x) { return x * 0.5 * std::erfc(-x / std::sqrt(2.0)); },
+           [](double x) { return std::log(1 + std::exp(x)); }});
+    unary("log, sqrt, rsqrt, pow, log1p, quotients",
+          [](auto x) { return outputs(log(x), sqrt(x), rsqrt(x), pow(x, 2.5), log1p(x), 3. / x + 2. * x - 1.); }, 0.3,
+          4,
+          {std::log, std::sqrt, [](double x) { return 1 / std::sqrt(x); }, [](double x) { return std::pow(x, 2.5); },
+           std::log1p, [](double x) { return 3 / x + 2 * x - 1; }});
+    const auto kinked = [](auto x) {
+      return outputs(abs(x), relu(x), clamp(x, -1.5, 0.), pow(x, 3), pow(x, -1), softplus_cut(x, 0.));
+    };
+    const Function cube = [](double x) { return x * x * x; }, inverse = [](double x) { return 1 / x; };
+    const Function same = [](double x) { return x; }, zero = [](double) { return 0.0; };
+    unary("abs, relu, clamp, whole powers, softplus_cut above 0", kinked, 0.3, 2,
+          {std::abs, same, zero, cube, inverse, same});
+    unary("abs, relu, clamp, whole powers, softplus_cut below 0", kinked, -1.4, -0.3,
+          {std::abs, zero, same, cube, inverse, [](double x) { return std::log(1 + std::exp(x)); }});
+
+    const auto binary = [&](const char* title, auto f, Shape a, Shape b, double (*value)(double, double)) {
+      const Shape to = broadcast(a, b);
+      s.add(
+          title, [f](const auto& in) { return map(f, in[0], in[1]); }, {s.uniform(a, 0.4, 1), s.uniform(b, 1.1, 2)},
+          [=, &s](const auto& in) {
+            const auto value_at = [&](const auto& x, const auto& i) {
+              Index k = 0;
+              for (int axis = -x.rank(); axis < 0; ++axis) k = k * x.shape(axis) + (x.shape(axis) == 1 ? 0 : i[axis]);
+              return x.data()[k];
+            };
+            return s.table(to, [&](Index k) {
+              const auto i = s.position(to, k);
+              return value(value_at(in[0], i), value_at(in[1], i));
+            });
+          });
+    };
+    const auto quotient = [](auto x, auto y) { return x / y - x * y; };
+    const auto quotient_value = [](double x, double y) { return x / y - x * y; };
+    binary("quotient and product", quotient, {2, 3}, {2, 3}, quotient_value);
+    binary("one value per channel", quotient, {2, 3, 2, 5}, {3, 1, 1}, quotient_value);
+    binary("one value per image", quotient, {2, 1, 1, 1}, {2, 3, 2, 3}, quotient_value);
+    binary("a scalar", quotient, {}, {7}, quotient_value);
+    binary("rows with columns", quotient, {4, 1}, {1, 3}, quotient_value);
+    binary("one element", quotient, {1, 1}, {1}, quotient_value);
+    binary("empty", quotient, {0, 3}, {1, 3}, quotient_value);
+    binary(
+        "min, max, select", [](auto x, auto y) { return min(x, y) - 2. * max(x, y) + select(x < y, x * x, y); }, {5},
+        {5}, [](double x, double y) { return x - 2 * y + x * x; });
+    s.add(
+        "several results",
+        [](const auto& in) {
+          const auto r = map([](auto x, auto y) { return outputs(x * exp(y), y, x + 1., sin(x * y)); }, in[0], in[1]);
+          return r[0] + r[1] * r[2] * r[3];
+        },
+        {s.uniform({2, 3}), s.uniform({3})},
+        [&s](const auto& in) {
+          return s.table({2, 3}, [&](Index k) {
+            const double x = in[0].data()[k], y = in[1].data()[k % 3];
+            return x * std::exp(y) + y * (x + 1) * std::sin(x * y);
+          });
+        });
+    s.add(
+        "one input twice", [](const auto& in) { return map([](auto x, auto y) { return x * sin(y); }, in[0], in[0]); },
+        {s.uniform({5})},
+        [&s](const auto& in) {
+          return s.table({5}, [&](Index k) { return in[0].data()[k] * std::sin(in[0].data()[k]); });
+        });
+    s.add(
+        "operators",
+        [](const auto& in) {
+          return (-in[0] + 1.0) * 2.0 / in[1] - (3.0 - in[1] * in[0]) / 4.0 + (1.0 + 2.0 * in[0]) - 1.0;
+        },
+        {s.uniform({2, 3}), s.uniform({2, 3}, 1, 2)},
+        [&s](const auto& in) {
+          return s.table({2, 3}, [&](Index k) {
+            const double x = in[0].data()[k], y = in[1].data()[k];
+            return (1 - x) * 2 / y - (3 - y * x) / 4 + 1 + 2 * x - 1;
+          });
+        });
+  }
+};
 
 }  // namespace settle

@@ -1,5 +1,7 @@
 #pragma once
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "settle/ops/map.hpp"
@@ -7,30 +9,37 @@
 namespace settle {
 
 namespace detail {
-inline std::vector<int> all_axes(const Shape& shape) {
-  std::vector<int> axes;
-  for (int a = 0; a < shape.rank(); ++a) axes.push_back(a);
-  return axes;
-}
+/// The number of elements that each sum over the axes has.
 template <class AxisList>
 Index reduced_count(const Shape& shape, const AxisList& axes) {
-  const Index kept = reduced(shape, axes).size();
-  return kept == 0 ? 0 : shape.size() / kept;
+  const Shape kept = reduced(shape, axes);
+  Index count = 1;
+  for (int a = 0; a < shape.rank(); ++a)
+    if (kept[a] != shape[a]) count *= shape[a];
+  return count;
+}
+
+struct Identity {
+  constexpr auto operator()(auto v) const { return v; }
+};
+
+/// The identity over `space`: repeats x to fill it, and sums the result to `shape`.
+template <class T, class D>
+Var<T, D> move_over(const Shape& space, const Var<T, D>& x, const Shape& shape) {
+  return pointwise<T, D>(PointwiseFunction<T, D>::template of<Identity, 1>(), space, {x}, {shape}, {true}).front();
 }
 }  // namespace detail
 
 /// The sum over some axes, which keep extent 1. Sums are accumulated in double.
 template <class T, class D>
 Var<T, D> sum(const Var<T, D>& x, Axes axes) {
-  return reduce([](auto v) { return v; }, axes, x);
+  return detail::move_over(x.shape(), x, reduced(x.shape(), axes));
 }
 
 /// The sum of all elements, a scalar.
 template <class T, class D>
 Var<T, D> sum(const Var<T, D>& x) {
-  static const auto identity = [](auto v) { return v; };
-  const auto& function = PointwiseFunction<T, D>::template of<decltype(identity), 1>();
-  return detail::pointwise<T, D>(function, x.shape(), {x}, {Shape{}}, {true}).front();
+  return detail::move_over(x.shape(), x, Shape{});
 }
 
 /// The mean over some axes, which keep extent 1. Throws Error when there is nothing to average.
@@ -52,18 +61,14 @@ Var<T, D> mean(const Var<T, D>& x) {
 template <class T, class D>
 Var<T, D> sum_to(const Var<T, D>& x, const Shape& shape) {
   require(broadcasts_to(shape, x.shape()), "sum_to", "shape ", shape, " does not broadcast to ", x.shape());
-  static const auto identity = [](auto v) { return v; };
-  const auto& function = PointwiseFunction<T, D>::template of<decltype(identity), 1>();
-  return detail::pointwise<T, D>(function, x.shape(), {x}, {shape}, {true}).front();
+  return detail::move_over(x.shape(), x, shape);
 }
 
 /// x repeated along its axes of extent 1 (and new leading axes) to fill `shape`.
 template <class T, class D>
 Var<T, D> broadcast_to(const Var<T, D>& x, const Shape& shape) {
   require(broadcasts_to(x.shape(), shape), "broadcast_to", "shape ", x.shape(), " does not broadcast to ", shape);
-  static const auto identity = [](auto v) { return v; };
-  const auto& function = PointwiseFunction<T, D>::template of<decltype(identity), 1>();
-  return detail::pointwise<T, D>(function, shape, {x}, {shape}, {true}).front();
+  return detail::move_over(shape, x, shape);
 }
 
 namespace cpu {
@@ -86,8 +91,8 @@ void max_over(const Tensor<T>& x, Tensor<T>& out) {
 }
 }  // namespace cpu
 
-/// The largest value over some axes, which keep extent 1. Equal largest values share the cotangent, as PyTorch's amax does.
-/// Throws Error when there is nothing to compare.
+/// The largest value over some axes, which keep extent 1. Equal largest values share the cotangent, as PyTorch's amax
+/// does. Throws Error when there is nothing to compare.
 template <class T, class D>
 Var<T, D> max(const Var<T, D>& x, Axes axes) {
   require(detail::reduced_count(x.shape(), axes) > 0, "max", "the maximum of no elements is undefined, got shape ",
@@ -102,12 +107,14 @@ Var<T, D> max(const Var<T, D>& x, Axes axes) {
   });
 }
 
-/// log(sum(exp(x))) over some axes, which keep extent 1; stable for large values.
+/// log(sum(exp(x))) over some axes, which keep extent 1; stable for large values. Throws Error when there is nothing to
+/// sum.
 template <class T, class D>
 Var<T, D> logsumexp(const Var<T, D>& x, Axes axes) {
+  require(detail::reduced_count(x.shape(), axes) > 0, "logsumexp", "the logarithm of no sum is undefined, got shape ",
+          x.shape());
   // An infinite maximum must not become NaN by inf - inf.
-  const Var<T, D> largest =
-      map([](auto m) { return select(abs(m) <= 1e308, m, 0.); }, max(stop_gradient(x), axes));
+  const Var<T, D> largest = map([](auto m) { return select(m - m == 0., m, 0.); }, max(stop_gradient(x), axes));
   const Var<T, D> total = reduce([](auto v, auto m) { return exp(v - m); }, axes, x, largest);
   return map([](auto s, auto m) { return log(s) + m; }, total, largest);
 }
@@ -117,5 +124,169 @@ template <class T, class D>
 Var<T, D> log_softmax(const Var<T, D>& x, int axis) {
   return x - logsumexp(x, {axis});
 }
+
+namespace detail {
+
+/// Samples of a reduction over axes: `f(x, axes)`, and `combine(values)` of each result's values by plain loops.
+void reduction_samples(auto& s, auto f, auto combine) {
+  const auto add = [&](const char* title, Shape from, Axes axes, auto apply) {
+    const Shape to = reduced(from, axes);
+    s.add(title, apply, {s.distinct(from)}, [=, &s](const auto& in) {
+      return s.table(to, [&](Index at) {
+        const auto i = s.position(to, at);
+        std::vector<double> values;
+        for (Index k = 0; k < from.size(); ++k) {
+          auto j = s.position(from, k);
+          bool here = true;
+          for (int a = 0; a < from.rank(); ++a) here = here && (to[a] != from[a] || j[a] == i[a]);
+          if (here) values.push_back(in[0].data()[k]);
+        }
+        return combine(values);
+      });
+    });
+  };
+  add("rows", {3, 5}, {1}, [f](const auto& in) { return f(in[0], {1}); });
+  add("images of each channel", {2, 3, 2, 3}, {0, 2, 3}, [f](const auto& in) { return f(in[0], {0, 2, 3}); });
+  add("an axis between", {2, 3, 2}, {-2}, [f](const auto& in) { return f(in[0], {-2}); });
+  add("everything", {3, 2}, {0, 1}, [f](const auto& in) { return f(in[0], {0, 1}); });
+  add("one element", {1, 1}, {0}, [f](const auto& in) { return f(in[0], {0}); });
+  add("no axis", {2, 3}, {}, [f](const auto& in) { return f(in[0], {}); });
+  add("an empty batch", {0, 3}, {1}, [f](const auto& in) { return f(in[0], {1}); });
+}
+
+inline double plain_sum(const std::vector<double>& values) {
+  double total = 0;
+  for (double v : values) total += v;
+  return total;
+}
+
+inline double plain_logsumexp(const std::vector<double>& values) {
+  double total = 0;
+  for (double v : values) total += std::exp(v);
+  return std::log(total);
+}
+
+}  // namespace detail
+
+struct SumOp {
+  static constexpr const char* name = "sum";
+  static void samples(auto& s) {
+    detail::reduction_samples(
+        s, [](const auto& x, Axes axes) { return sum(x, axes); }, detail::plain_sum);
+    const auto total = [&s](const auto& in) {
+      return s.table({}, [&](Index) { return detail::plain_sum({in[0].data(), in[0].data() + in[0].size()}); });
+    };
+    s.add(
+        "to a scalar", [](const auto& in) { return sum(in[0]); }, {s.uniform({2, 3, 5})}, total);
+    s.add(
+        "nothing, to a scalar", [](const auto& in) { return sum(in[0]); }, {s.uniform({2, 0})}, total);
+    s.add(
+        "nothing, over an axis", [](const auto& in) { return sum(in[0], {0}); }, {s.uniform({0, 3})},
+        [&s](const auto&) {
+          return s.table({1, 3}, [](Index) { return 0.0; });
+        });
+    s.add(
+        "a pointwise function of two inputs",
+        [](const auto& in) { return reduce([](auto x, auto y) { return x * sin(y); }, {0}, in[0], in[1]); },
+        {s.uniform({3, 2}), s.uniform({2})},
+        [&s](const auto& in) {
+          return s.table({1, 2}, [&](Index k) {
+            const double *x = in[0].data(), y = in[1].data()[k];
+            return (x[k] + x[k + 2] + x[k + 4]) * std::sin(y);
+          });
+        });
+    s.add(
+        "down to a shape",
+        [](const auto& in) {
+          return sum_to(in[0], {3, 1});
+        },
+        {s.uniform({2, 3, 2})},
+        [&s](const auto& in) {
+          return s.table({3, 1}, [&](Index k) {
+            const double* x = in[0].data() + 2 * k;
+            return x[0] + x[1] + x[6] + x[7];
+          });
+        });
+  }
+};
+
+struct BroadcastOp {
+  static constexpr const char* name = "broadcast_to";
+  static void samples(auto& s) {
+    const auto add = [&](const char* title, Shape from, Shape to) {
+      s.add(
+          title, [=](const auto& in) { return broadcast_to(in[0], to); }, {s.uniform(from)},
+          [=, &s](const auto& in) {
+            return s.table(to, [&](Index at) {
+              const auto i = s.position(to, at);
+              Index k = 0;
+              for (int a = -from.rank(); a < 0; ++a) k = k * from[a] + (from[a] == 1 ? 0 : i[a]);
+              return in[0].data()[k];
+            });
+          });
+    };
+    add("channels over images", {3, 1, 1}, {2, 3, 2, 3});
+    add("a scalar", {}, {2, 2});
+    add("the last axis", {2, 1}, {2, 5});
+    add("unchanged", {2, 3}, {2, 3});
+    add("to nothing", {1, 3}, {0, 3});
+  }
+};
+
+struct MeanOp {
+  static constexpr const char* name = "mean";
+  static void samples(auto& s) {
+    const auto value = [](const std::vector<double>& v) {
+      return detail::plain_sum(v) / static_cast<double>(v.size());
+    };
+    detail::reduction_samples(
+        s, [](const auto& x, Axes axes) { return mean(x, axes); }, value);
+    s.add(
+        "to a scalar", [](const auto& in) { return mean(in[0]); }, {s.uniform({2, 3})},
+        [=, &s](const auto& in) {
+          return s.table({}, [&](Index) { return value({in[0].data(), in[0].data() + 6}); });
+        });
+  }
+};
+
+struct MaxOp {
+  static constexpr const char* name = "max";
+  static void samples(auto& s) {
+    detail::reduction_samples(
+        s, [](const auto& x, Axes axes) { return max(x, axes); },
+        [](const std::vector<double>& v) { return *std::max_element(v.begin(), v.end()); });
+  }
+};
+
+struct LogsumexpOp {
+  static constexpr const char* name = "logsumexp";
+  static void samples(auto& s) {
+    detail::reduction_samples(
+        s, [](const auto& x, Axes axes) { return logsumexp(x, axes); }, detail::plain_logsumexp);
+  }
+};
+
+struct LogSoftmaxOp {
+  static constexpr const char* name = "log_softmax";
+  static void samples(auto& s) {
+    const auto add = [&](const char* title, Shape shape, int axis) {
+      s.add(
+          title, [=](const auto& in) { return log_softmax(in[0], axis); }, {s.uniform(shape, -3, 3)},
+          [=, &s](const auto& in) {
+            return s.table(shape, [&](Index k) {
+              auto i = s.position(shape, k);
+              std::vector<double> values;
+              for (i[axis] = 0; i[axis] < shape[axis]; ++i[axis]) values.push_back(s.at(in[0], i));
+              return in[0].data()[k] - detail::plain_logsumexp(values);
+            });
+          });
+    };
+    add("classes of each row", {3, 5}, 1);
+    add("classes of each pixel", {2, 3, 2, 3}, 1);
+    add("the last axis", {2, 3}, -1);
+    add("one class", {2, 1}, 1);
+    add("an empty batch", {0, 3}, 1);
+  }
+};
 
 }  // namespace settle
