@@ -45,7 +45,8 @@ double largest(const Tensor<double>& x) {
 }  // namespace
 
 TEST_CASE("every op gives the values of plain loops") {
-  for (const auto& [name, sample] : all_samples()) {
+  for (const auto& [title, sample] : all_samples()) {
+    const std::string& name = title;
     CAPTURE(name);
     std::vector<Var<double>> constants;
     for (const auto& x : sample.inputs) constants.push_back(x);
@@ -59,7 +60,8 @@ TEST_CASE("every op gives the values of plain loops") {
 }
 
 TEST_CASE("every op's gradient agrees with finite differences") {
-  for (const auto& [name, sample] : all_samples()) {
+  for (const auto& [title, sample] : all_samples()) {
+    const std::string& name = title;
     CAPTURE(name);
     const auto result = gradcheck(sample.function, sample.inputs, {.tolerance = 1e-8});
     CHECK_MESSAGE(result.passed, result.message);
@@ -67,7 +69,8 @@ TEST_CASE("every op's gradient agrees with finite differences") {
 }
 
 TEST_CASE("every op's second derivatives agree with finite differences") {
-  for (const auto& [name, sample] : all_samples()) {
+  for (const auto& [title, sample] : all_samples()) {
+    const std::string& name = title;
     CAPTURE(name);
     const auto result = gradcheck_second_order(sample.function, sample.inputs, {.tolerance = 1e-8});
     CHECK_MESSAGE(result.passed, result.message);
@@ -75,7 +78,8 @@ TEST_CASE("every op's second derivatives agree with finite differences") {
 }
 
 TEST_CASE("every op's forward and reverse products agree") {
-  for (const auto& [name, sample] : all_samples()) {
+  for (const auto& [title, sample] : all_samples()) {
+    const std::string& name = title;
     CAPTURE(name);
     const auto result = jvp_check(sample.function, sample.inputs, {.tolerance = 1e-10});
     CHECK_MESSAGE(result.passed, result.message);

@@ -34,7 +34,7 @@ struct first_var<A, Rest...> : first_var<Rest...> {};
 template <class V, class A>
 V as_var(const A& argument) {
   if constexpr (std::is_arithmetic_v<A>)
-    return Tensor<typename V::value_type, typename V::device_type>(Shape{}, static_cast<V::value_type>(argument));
+    return Tensor<typename V::value_type, typename V::device_type>(Shape{}, static_cast<typename V::value_type>(argument));
   else
     return argument;
 }
