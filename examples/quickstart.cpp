@@ -1,0 +1,370 @@
+// Trains a recurrent network to trace contours through its fixed point (C-RBP), and its feed-forward control for the same
+// time; scores both on images that training never saw; writes scores, weights and pictures.
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "settle/io/gif.hpp"
+#include "settle/io/png.hpp"
+#include "settle/io/safetensors.hpp"
+#include "settle/settle.hpp"
+
+using namespace settle;
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+// --- what is trained, on what -----------------------------------------------------------------------------------------
+
+struct Settings {
+  std::filesystem::path output = "out/quickstart";
+  std::uint64_t seed = 1;
+  Index training_steps = 1000;
+  Index batch = 16;
+  Index recurrent_steps = 10;
+  double rate = 1e-2;
+  double penalty_weight = 10;
+  Index held_out_images = 1024;
+  ModelOptions model{.kernel = 5, .orientations = 8, .seed = 1, .initialisation = Initialisation::corrected};
+  PathfinderOptions task{.size = 32, .window = 96, .contour_length = 6, .distractors = 4, .random_flips = true};
+};
+
+/// Images of one purpose: a Pathfinder data set is a seed, and its images are numbered.
+class Images {
+ public:
+  Images(const PathfinderOptions& task, std::uint64_t seed, const char* purpose)
+      : pathfinder_(task), seed_(seed * 3 + (std::string(purpose) == "training" ? 0 : 1)) {}
+
+  PathfinderBatch batch(Index first, Index count) const {
+    PathfinderBatch out = pathfinder_.batch(seed_, static_cast<std::uint64_t>(first), count);
+    // The strokes are thin: at this size a dash has about a third of full brightness.
+    out.image = map([](auto v, auto contrast) { return contrast * v; }, Var(out.image), 3.0).value();
+    return out;
+  }
+
+ private:
+  Pathfinder pathfinder_;
+  std::uint64_t seed_;
+};
+
+// --- how it is told ---------------------------------------------------------------------------------------------------
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// A line that is written over on a terminal, and written now and then elsewhere.
+void show_progress(const std::string& line, bool last) {
+  static const bool terminal = isatty(STDOUT_FILENO) != 0;
+  static auto shown = std::chrono::steady_clock::now() - std::chrono::hours(1);
+  if (!last && seconds_since(shown) < (terminal ? 0.1 : 10.0)) return;
+  shown = std::chrono::steady_clock::now();
+  std::printf(terminal ? (last ? "\r%-100s\n" : "\r%-100s") : "%s\n", line.c_str());
+  std::fflush(stdout);
+}
+
+template <class... Values>
+std::string text(const char* format, Values... values) {
+  char out[256];
+  std::snprintf(out, sizeof out, format, values...);
+  return out;
+}
+
+Json scores(const Confusion& c) {
+  return {{"f1", c.f1()},
+          {"iou", c.iou()},
+          {"precision", c.precision()},
+          {"recall", c.recall()},
+          {"balanced_accuracy", c.balanced_accuracy()}};
+}
+
+// --- training ---------------------------------------------------------------------------------------------------------
+
+/// One line of metrics.jsonl a step, and the progress line.
+class Log {
+ public:
+  explicit Log(const std::filesystem::path& path) : file_(path) {
+    require(file_.good(), "quickstart", "cannot write ", path.string());
+  }
+
+  void step(const char* model, Index step, Index steps, double seconds, double loss, Json more) {
+    smooth_ = step == 1 ? loss : 0.95 * smooth_ + 0.05 * loss;
+    Json line{{"model", model}, {"step", step}, {"seconds", seconds}, {"loss", loss}};
+    line.update(more);
+    file_ << line.dump() << '\n';
+    require(std::isfinite(loss), "quickstart", "the loss of the ", model, " is ", loss, " at step ", step);
+    std::string shown = text("%-12s step %4lld", model, static_cast<long long>(step));
+    if (steps > 0) shown += text(" of %lld", static_cast<long long>(steps));
+    shown += text("  %5.1f s  loss %.5f", seconds, smooth_);
+    if (more.contains("penalty"))
+      shown += text("  penalty %.1e  residual %.1e", more["penalty"].get<double>(), more["residual"].get<double>());
+    show_progress(shown, step == steps);
+  }
+
+ private:
+  std::ofstream file_;
+  double smooth_ = 0;
+};
+
+using Net = HgruNet<float>;
+
+/// C-RBP: the recurrent steps are not recorded; the loss is differentiated through the fixed point that they approach, and
+/// the penalty keeps the last step contractive. Returns the seconds it took.
+double train(Net& net, const Settings& s, const Images& images, Log& log) {
+  const Rbp policy{{.stop = fixed_point::Steps{.count = static_cast<int>(s.recurrent_steps)},
+                    .adjoint = fixed_point::Neumann{.max_products = 8, .rtol = 1e-2},
+                    .penalty = fixed_point::Lcp{.lambda = 0.9},
+                    .on_fail = fixed_point::OnFail::report}};
+  const CosineRate rate{.rate = s.rate, .steps = s.training_steps, .warm_up = 20, .last = 0.02 * s.rate};
+  Adam<float> adam;
+  const auto start = std::chrono::steady_clock::now();
+  for (Index step = 0; step < s.training_steps; ++step) {
+    const PathfinderBatch batch = images.batch(step * s.batch, s.batch);
+    std::vector<Var<float>> gradients;
+    double loss_value = 0;
+    Json more;
+    {
+      Tape<float> tape;
+      const Net model = on_tape(net, tape);
+      const auto result = run(model, Var(batch.image), policy);
+      const Var<float> loss = focal_loss(result.logits, batch.target);
+      gradients = grad(penalised(loss, result.penalty, s.penalty_weight), parameters<Var<float>>(model));
+      loss_value = static_cast<double>(loss.item());
+      more = {{"penalty", result.penalty.item()},
+              {"residual", result.report->forward.relative.front()},
+              {"adjoint_products", result.report->adjoint.products},
+              {"rate", rate(step)}};
+    }
+    adam.options.rate = rate(step);
+    adam.step(net, gradients);
+    log.step("hGRU", step + 1, s.training_steps, seconds_since(start), loss_value, more);
+  }
+  return seconds_since(start);
+}
+
+/// The feed-forward control, for as long as the recurrent net had.
+double train(FeedForwardNet<float>& net, const Settings& s, const Images& images, double seconds, Log& log) {
+  Adam<float> adam;
+  const auto start = std::chrono::steady_clock::now();
+  double now = 0;
+  for (Index step = 0; now < seconds; ++step) {
+    const PathfinderBatch batch = images.batch(step * s.batch, s.batch);
+    // Its number of steps is not known beforehand, so the rate follows the time.
+    const CosineRate rate{.rate = s.rate, .steps = 1000, .warm_up = 0, .last = 0.02 * s.rate};
+    adam.options.rate = rate(static_cast<Index>(1000 * now / seconds)) * std::min(1.0, static_cast<double>(step + 1) / 20);
+    std::vector<Var<float>> gradients;
+    double loss_value = 0;
+    {
+      Tape<float> tape;
+      FeedForwardNet<float> model = on_tape(net, tape);
+      const Var<float> loss = focal_loss(model.train(Var(batch.image)), batch.target);
+      gradients = grad(loss, parameters<Var<float>>(model));
+      loss_value = static_cast<double>(loss.item());
+      for (std::size_t k = 0; k < net.bn.size(); ++k) {
+        net.bn[k].running_mean = stop_gradient(model.bn[k].running_mean);
+        net.bn[k].running_var = stop_gradient(model.bn[k].running_var);
+      }
+    }
+    adam.step(net, gradients);
+    now = seconds_since(start);
+    log.step("feed-forward", step + 1, now < seconds ? 0 : step + 1, now, loss_value, {{"rate", adam.options.rate}});
+  }
+  return now;
+}
+
+// --- evaluation -------------------------------------------------------------------------------------------------------
+
+/// Counts over the held-out images, in batches as in training: batch norm uses the batch's statistics.
+template <class Predict>
+Confusion evaluate(const Settings& s, const Images& images, Predict&& predict_logits) {
+  Confusion out;
+  for (Index first = 0; first < s.held_out_images; first += s.batch) {
+    const PathfinderBatch batch = images.batch(first, std::min(s.batch, s.held_out_images - first));
+    out += confusion(predict_logits(batch), batch.target);
+  }
+  return out;
+}
+
+/// The logits of the predictor that marks every dash.
+Tensor<float> mark_all(const PathfinderBatch& batch) {
+  const Shape& shape = batch.dashes.shape();
+  const Var<float> dashes(batch.dashes.reshape({shape[0], 1, shape[1], shape[2]}));
+  const Var<float> sign(Tensor<float>(Shape{2, 1, 1}, {-1.f, 1.f}));
+  return map([](auto d, auto c) { return c * (d - 0.5); }, dashes, sign).value();
+}
+
+// --- pictures ---------------------------------------------------------------------------------------------------------
+
+constexpr Index zoom = 5, gap = 2;
+
+/// A grid of small pictures on a grey ground.
+class Sheet {
+ public:
+  Sheet(Index rows, Index columns, Index size)
+      : size_(size * zoom), picture_(blank_image(rows * (size_ + gap) + gap, columns * (size_ + gap) + gap, 3, 64)) {}
+
+  /// Fills one cell: colour(pixel) gives red, green, blue in [0, 1] of the small picture's pixel.
+  void paint(Index row, Index column, const std::function<std::array<float, 3>(Index)>& colour) {
+    for (Index y = 0; y < size_; ++y)
+      for (Index x = 0; x < size_; ++x) {
+        const auto c = colour(y / zoom * (size_ / zoom) + x / zoom);
+        const Index at = ((gap + row * (size_ + gap) + y) * picture_.width + gap + column * (size_ + gap) + x) * 3;
+        for (std::size_t k = 0; k < 3; ++k)
+          picture_.pixels[static_cast<std::size_t>(at) + k] =
+              static_cast<std::uint8_t>(255 * std::clamp(c[k], 0.f, 1.f) + 0.5f);
+      }
+  }
+
+  const Image8& picture() const { return picture_; }
+
+ private:
+  Index size_;
+  Image8 picture_;
+};
+
+std::function<std::array<float, 3>(Index)> grey(const float* values) {
+  return [=](Index k) { return std::array{values[k], values[k], values[k]}; };
+}
+
+/// The image in grey with the marked pixels' probability in orange, for logits (2, S, S).
+std::function<std::array<float, 3>(Index)> marked(const float* image, const float* logits, Index pixels) {
+  return [=](Index k) {
+    const float p = 1 / (1 + std::exp(logits[k] - logits[pixels + k])), rest = (1 - p) * image[k];
+    return std::array{rest + p, rest + 0.6f * p, rest};
+  };
+}
+
+void write_pictures(const Settings& s, const Net& net, const Images& images) {
+  const Index shown = std::min<Index>(8, s.batch), pixels = s.task.size * s.task.size;
+  const PathfinderBatch batch = images.batch(0, s.batch);
+  std::vector<Tensor<float>> logits;
+  predict(net, Var(batch.image), static_cast<int>(2 * s.recurrent_steps),
+          [&](int, const Var<float>& y) { logits.push_back(y.value()); });
+  const auto image = [&](Index n) { return batch.image.data() + n * pixels; };
+
+  Sheet panels(3, shown, s.task.size);
+  const Tensor<float>& settled = logits[static_cast<std::size_t>(s.recurrent_steps - 1)];
+  for (Index n = 0; n < shown; ++n) {
+    panels.paint(0, n, grey(image(n)));
+    panels.paint(1, n, grey(batch.target.data() + n * pixels));
+    panels.paint(2, n, marked(image(n), settled.data() + 2 * n * pixels, pixels));
+  }
+  write_png(s.output / "panels.png", panels.picture());
+
+  std::vector<Image8> frames;
+  for (const auto& y : logits) {
+    Sheet frame(2, shown / 2, s.task.size);
+    for (Index n = 0; n < shown / 2 * 2; ++n)
+      frame.paint(n % 2, n / 2, marked(image(n), y.data() + 2 * n * pixels, pixels));
+    frames.push_back(frame.picture());
+  }
+  GifOptions timing{.delays = std::vector<Index>(frames.size(), 25), .palette = {}};
+  timing.delays.back() = 200;
+  write_gif(s.output / "segmentation.gif", frames, timing);
+}
+
+// --- the command line -------------------------------------------------------------------------------------------------
+
+constexpr const char* usage =
+    "quickstart [--output FOLDER] [--seed N] [--training-steps N] [--batch N] [--recurrent-steps N]\n"
+    "           [--kernel K] [--orientations N] [--rate R] [--penalty-weight W] [--size S] [--window W]\n"
+    "           [--contour-length L] [--distractors D] [--held-out N]\n";
+
+Settings parse(int count, char** words) {
+  Settings s;
+  const auto whole = [](Index& to) { return [&to](const char* v) { to = std::strtoll(v, nullptr, 10); }; };
+  const auto real = [](double& to) { return [&to](const char* v) { to = std::strtod(v, nullptr); }; };
+  const std::map<std::string, std::function<void(const char*)>> known{
+      {"--output", [&](const char* v) { s.output = v; }},
+      {"--seed", [&](const char* v) { s.seed = s.model.seed = std::strtoull(v, nullptr, 10); }},
+      {"--training-steps", whole(s.training_steps)},
+      {"--batch", whole(s.batch)},
+      {"--recurrent-steps", whole(s.recurrent_steps)},
+      {"--kernel", whole(s.model.kernel)},
+      {"--orientations", whole(s.model.orientations)},
+      {"--rate", real(s.rate)},
+      {"--penalty-weight", real(s.penalty_weight)},
+      {"--size", whole(s.task.size)},
+      {"--window", whole(s.task.window)},
+      {"--contour-length", whole(s.task.contour_length)},
+      {"--distractors", whole(s.task.distractors)},
+      {"--held-out", whole(s.held_out_images)}};
+  for (int k = 1; k < count; k += 2) {
+    const auto option = known.find(words[k]);
+    if (option == known.end() || k + 1 == count) {
+      std::fputs(usage, stdout);
+      std::exit(std::string(words[k]) == "--help" ? 0 : 2);
+    }
+    option->second(words[k + 1]);
+  }
+  for (Index value : {s.training_steps, s.batch, s.recurrent_steps, s.held_out_images})
+    require(value >= 1, "quickstart", "expected a whole number of at least 1, got ", value);
+  return s;
+}
+
+void quickstart(const Settings& s) {
+  std::filesystem::create_directories(s.output);
+  Log log(s.output / "metrics.jsonl");
+  const Images training(s.task, s.seed, "training"), held_out(s.task, s.seed, "held out");
+
+  Net net = hgru_net<float>(s.model);
+  // Contours cover a few percent of the pixels: start from that share, not from one half.
+  net.readout.conv6.bias = Tensor<float>(Shape{2}, {1.5f, -1.5f});
+  Memory::instance().reset_peak();
+  const double seconds = train(net, s, training, log);
+  const std::size_t peak_bytes = Memory::instance().use().peak;
+  FeedForwardNet<float> control = feed_forward_net<float>(s.model);
+  const double control_seconds = train(control, s, training, seconds, log);
+
+  const Confusion recurrent = evaluate(s, held_out, [&](const PathfinderBatch& b) {
+    return predict(net, Var(b.image), static_cast<int>(s.recurrent_steps)).value();
+  });
+  const Confusion feed_forward =
+      evaluate(s, held_out, [&](const PathfinderBatch& b) { return control(Var(b.image)).value(); });
+  const Confusion every_dash = evaluate(s, held_out, mark_all);
+
+  Json summary = scores(recurrent);
+  summary.update(Json{{"training_seconds", seconds},
+                      {"parameters", parameter_count(net)},
+                      {"steps", s.training_steps},
+                      {"peak_bytes", peak_bytes},
+                      {"seed", s.seed},
+                      {"held_out_images", s.held_out_images}});
+  summary["feedforward"] = scores(feed_forward);
+  summary["feedforward"]["training_seconds"] = control_seconds;
+  summary["feedforward"]["parameters"] = parameter_count(control);
+  summary["mark_all"] = scores(every_dash);
+
+  std::vector<std::pair<std::string, Tensor<float>>> weights;
+  net.parameters([&](const std::string& name, const Var<float>& p) { weights.emplace_back(name, p.value()); });
+  write_safetensors(s.output / "model.safetensors", weights, {{"model", "hgru"}, {"seed", std::to_string(s.seed)}});
+  write_pictures(s, net, held_out);
+  AtomicFile file(s.output / "summary.json");
+  file.write(summary.dump(2) + '\n');
+  file.commit();
+
+  std::printf("\nOn %lld held-out images (F1):  hGRU %.3f   feed-forward %.3f   every dash %.3f\n",
+              static_cast<long long>(s.held_out_images), recurrent.f1(), feed_forward.f1(), every_dash.f1());
+  std::printf("Trained %.0f s each; peak memory of the recurrent training %.1f MB. See %s: summary.json, metrics.jsonl,\n"
+              "model.safetensors, panels.png (image, target, prediction), segmentation.gif (over the recurrent steps)\n",
+              seconds, static_cast<double>(peak_bytes) / 1e6, s.output.c_str());
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  try {
+    quickstart(parse(count, words));
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "\n%s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
