@@ -1,6 +1,6 @@
 #pragma once
-// The library on the CPU, in one include. Files (settle/io, settle/data) and the tools for tests (ops/samples.hpp) are
-// included on their own.
+// The library on the CPU, in one include. Files (settle/io, settle/data/pathfinder_folder.hpp) and the tools for tests
+// (ops/samples.hpp) are included on their own.
 #include "settle/autodiff/checkpoint.hpp"
 #include "settle/autodiff/grad.hpp"
 #include "settle/autodiff/gradcheck.hpp"
@@ -12,5 +12,14 @@
 #include "settle/core/shape.hpp"
 #include "settle/core/tensor.hpp"
 #include "settle/core/threads.hpp"
+#include "settle/data/pathfinder.hpp"
+#include "settle/fixed_point/fixed_point.hpp"
+#include "settle/nn/losses.hpp"
+#include "settle/nn/metrics.hpp"
+#include "settle/nn/released_models.hpp"
 #include "settle/ops/all.hpp"
+#include "settle/optim/adam.hpp"
+#include "settle/optim/clip.hpp"
+#include "settle/optim/schedule.hpp"
+#include "settle/optim/sgd.hpp"
 #include "settle/version.hpp"

@@ -68,24 +68,17 @@ SETTLE_INLINE Packet<T> evaluate(Packet<T> a, [[maybe_unused]] Packet<T> b, [[ma
   else return a;  // input, sigmoid, softplus: never reached, lowering removes them
 }
 
-/// A program frozen into a type: `Source::make()` builds it at compile time, and each instruction becomes inlined code.
+/// A program frozen into a type: each instruction of `Source::program` becomes inlined code.
 template <class T, class Source>
 struct Compiled {
-  static constexpr std::size_t size = Source::make().code.size();
-  static constexpr std::size_t results = Source::make().results.size();
-  static constexpr int inputs = Source::make().inputs;
+  static constexpr const auto& code = Source::program.code;
+  static constexpr const auto& result = Source::program.result;
+  static constexpr const auto& use = Source::program.use;
+  static constexpr std::size_t size = code.size();
+  static constexpr std::size_t results = result.size();
+  static constexpr int inputs = Source::program.inputs;
   static_assert(inputs <= max_operands && results <= max_operands,
                 "settle: a map has too many arguments; split it into two maps");
-
-  template <std::size_t N, class V>
-  static constexpr std::array<typename V::value_type, N> frozen(const V& v) {
-    std::array<typename V::value_type, N> out{};
-    for (std::size_t k = 0; k < N; ++k) out[k] = v[k];
-    return out;
-  }
-  static constexpr auto code = frozen<size>(Source::make().code);
-  static constexpr auto result = frozen<results>(Source::make().results);
-  static constexpr auto use = frozen<size>(expr::uses(Source::make()));
 
   using Values = std::array<Packet<T>, size>;
 
@@ -273,15 +266,23 @@ class Interpreter {
   Index places_ = 0;
 };
 
-/// A lambda's program at compile time.
+/// The program of a lambda of N symbolic numbers, as it is written.
 template <class F, int N>
-struct TraceOf {
-  static constexpr expr::Program make() { return expr::lower(expr::trace<F, N>()); }
+struct Traced {
+  static constexpr expr::Program make() { return expr::trace<F, N>(); }
+  static constexpr auto program = expr::freeze<Traced>();
 };
-/// The program of its gradient at compile time.
+/// The same in the operations of the device.
 template <class F, int N>
-struct GradientOf {
+struct Lowered {
+  static constexpr expr::Program make() { return expr::lower(expr::trace<F, N>()); }
+  static constexpr auto program = expr::freeze<Lowered>();
+};
+/// Its gradient's program in the operations of the device.
+template <class F, int N>
+struct LoweredGradient {
   static constexpr expr::Program make() { return expr::lower(expr::gradient(expr::trace<F, N>())); }
+  static constexpr auto program = expr::freeze<LoweredGradient>();
 };
 
 }  // namespace settle::cpu
@@ -301,8 +302,9 @@ class PointwiseFunction<T, Cpu> {
   /// The function of a captureless lambda of N symbolic numbers.
   template <class F, int N>
   static const PointwiseFunction& of() {
-    static const PointwiseFunction function(expr::trace<F, N>(), &cpu::Compiled<T, cpu::TraceOf<F, N>>::run,
-                                            &cpu::Compiled<T, cpu::GradientOf<F, N>>::run);
+    static const PointwiseFunction function(cpu::Traced<F, N>::program.thaw(),
+                                            &cpu::Compiled<T, cpu::Lowered<F, N>>::run,
+                                            &cpu::Compiled<T, cpu::LoweredGradient<F, N>>::run);
     return function;
   }
 

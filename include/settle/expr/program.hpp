@@ -1,9 +1,11 @@
 #pragma once
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -207,7 +209,11 @@ class Expression {
 
  private:
   static constexpr bool outside(Expression a, Expression b) { return !a.program_ && !b.program_; }
-  constexpr Program& home(Expression other) const { return program_ ? *program_ : *other.program_; }
+  constexpr Program& home(Expression other) const {
+    Program* const p = program_ ? program_ : other.program_;
+    if (!p) throw std::logic_error("settle: a map's lambda applies a function to plain numbers only; use std:: for that");
+    return *p;
+  }
 
   Program* program_ = nullptr;
   int index_ = -1;
@@ -366,6 +372,40 @@ constexpr std::vector<std::uint32_t> uses(const Program& p) {
   for (std::size_t k = p.code.size(); k-- > 0;)
     for (int operand : {p.code[k].a, p.code[k].b, p.code[k].c})
       if (operand >= 0) out[static_cast<std::size_t>(operand)] |= out[k];
+  return out;
+}
+
+/// A program as a constant: what code is compiled from.
+template <std::size_t size, std::size_t results>
+struct FrozenProgram {
+  int inputs = 0;
+  std::array<Instruction, size> code{};
+  std::array<int, results> result{};
+  std::array<std::uint32_t, size> use{};  ///< for each instruction, the results that need it, as bits
+
+  Program thaw() const { return {inputs, {code.begin(), code.end()}, {result.begin(), result.end()}}; }
+};
+
+/// Source::make()'s program as a constant, made by the compiler.
+template <class Source>
+constexpr auto freeze() {
+  // Made once, into arrays with room to spare, because the sizes must be known before the arrays that fit.
+  constexpr auto roomy = [] {
+    const Program made = Source::make();
+    const std::vector<std::uint32_t> use = uses(made);
+    struct {
+      std::size_t size, results;
+      FrozenProgram<512, 32> program;
+    } out{made.code.size(), made.results.size(), {made.inputs, {}, {}, {}}};
+    std::copy(made.code.begin(), made.code.end(), out.program.code.begin());
+    std::copy(made.results.begin(), made.results.end(), out.program.result.begin());
+    std::copy(use.begin(), use.end(), out.program.use.begin());
+    return out;
+  }();
+  FrozenProgram<roomy.size, roomy.results> out{roomy.program.inputs, {}, {}, {}};
+  std::copy_n(roomy.program.code.begin(), roomy.size, out.code.begin());
+  std::copy_n(roomy.program.result.begin(), roomy.results, out.result.begin());
+  std::copy_n(roomy.program.use.begin(), roomy.size, out.use.begin());
   return out;
 }
 
