@@ -134,20 +134,29 @@ struct Compiled {
       step[k] = chunk.dense[k] ? width : 0;
     }
     std::array<Packet<T>, results> total{};
+    const auto add_totals = [&] {
+      for (std::size_t r = 0; r < results; ++r)
+        if (chunk.put[r] == Put::sum) *chunk.total[r] += static_cast<double>(sum(total[r])), total[r] = Packet<T>{};
+    };
+    constexpr Index run_length = 64 * width;  // sums within a run are in T, across runs in double
     Index at = 0;
-    for (; at + width <= chunk.count; at += width) {
-      packet(input.data(), chunk.put.data(), [&](auto r, Packet<T> value) __attribute__((always_inline)) {
-        switch (chunk.put[r]) {
-          case Put::assign: store(chunk.output[r] + at, value); break;
-          case Put::accumulate: store(chunk.output[r] + at, load(chunk.output[r] + at) + value); break;
-          case Put::sum: total[r] += value; break;
-          case Put::sum_each:
-            for (int l = 0; l < width; ++l) chunk.total[r][at + l] += static_cast<double>(value[l]);
-            break;
-          case Put::skip: break;
-        }
-      });
-      for (std::size_t k = 0; k < inputs; ++k) input[k] += step[k];
+    while (at + width <= chunk.count) {
+      const Index end = std::min(chunk.count, at + run_length);
+      for (; at + width <= end; at += width) {
+        packet(input.data(), chunk.put.data(), [&](auto r, Packet<T> value) __attribute__((always_inline)) {
+          switch (chunk.put[r]) {
+            case Put::assign: store(chunk.output[r] + at, value); break;
+            case Put::accumulate: store(chunk.output[r] + at, load(chunk.output[r] + at) + value); break;
+            case Put::sum: total[r] += value; break;
+            case Put::sum_each:
+              for (int l = 0; l < width; ++l) chunk.total[r][at + l] += static_cast<double>(value[l]);
+              break;
+            case Put::skip: break;
+          }
+        });
+        for (std::size_t k = 0; k < inputs; ++k) input[k] += step[k];
+      }
+      add_totals();
     }
     if (const int rest = static_cast<int>(chunk.count - at); rest > 0) {
       std::array<Packet<T>, inputs> last;
@@ -169,8 +178,7 @@ struct Compiled {
         }
       });
     }
-    for (std::size_t r = 0; r < results; ++r)
-      if (chunk.put[r] == Put::sum) *chunk.total[r] += static_cast<double>(sum(total[r]));
+    add_totals();
   }
 };
 
@@ -414,7 +422,7 @@ template <class T>
 void evaluate(const PointwiseFunction<T, Cpu>& function, const Shape& space, std::span<const Tensor<T>> inputs,
               std::span<const PointwiseResult<T>> results) {
   using cpu::Put;
-  constexpr Index chunk_length = 4096;  // sums within a chunk are in T, across chunks in double
+  constexpr Index chunk_length = 4096;
   const auto n = inputs.size(), m = results.size();
   std::array<Shape, 2 * cpu::max_operands> shapes;
   for (std::size_t k = 0; k < n; ++k) shapes[k] = inputs[k].shape();

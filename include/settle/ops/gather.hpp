@@ -1,6 +1,7 @@
 #pragma once
-#include <algorithm>
+#include <initializer_list>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "settle/autodiff/tape.hpp"
@@ -8,8 +9,16 @@
 
 namespace settle {
 
-/// A list of positions along an axis, which gather and its derivatives share.
-using Indices = std::shared_ptr<const std::vector<Index>>;
+/// A list of positions along an axis, which copies (and so gather and its derivatives) share.
+class Indices {
+ public:
+  Indices(std::vector<Index> indices) : shared_(std::make_shared<const std::vector<Index>>(std::move(indices))) {}
+  Indices(std::initializer_list<Index> indices) : Indices(std::vector<Index>(indices)) {}
+  const std::vector<Index>& list() const { return *shared_; }
+
+ private:
+  std::shared_ptr<const std::vector<Index>> shared_;
+};
 
 namespace detail {
 
@@ -22,10 +31,9 @@ inline std::pair<Index, Index> around(const Shape& shape, int axis) {
 }
 
 inline Index checked_count(const char* where, const Indices& indices, Index extent) {
-  require(indices != nullptr, where, "expected a list of indices, got none");
-  for (Index i : *indices)
+  for (Index i : indices.list())
     require(i >= 0 && i < extent, where, "index ", i, " is out of range for an axis of extent ", extent);
-  return static_cast<Index>(indices->size());
+  return static_cast<Index>(indices.list().size());
 }
 
 }  // namespace detail
@@ -43,15 +51,10 @@ Var<T, D> gather(const Var<T, D>& x, int axis, const Indices& indices) {
   shape[along] = detail::checked_count("gather", indices, extent);
   const auto [outer, inner] = detail::around(shape, along);
   Tensor<T, D> y(shape);
-  cpu::gather<T>(outer, extent, inner, *indices, x.value().data(), y.mutable_data());
+  cpu::gather<T>(outer, extent, inner, indices.list(), x.value().data(), y.mutable_data());
   return record<T, D>("gather", y, {x}, [along, indices, extent](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     gradients.add(0, scatter_add(g, along, indices, extent));
   });
-}
-
-template <class T, class D>
-Var<T, D> gather(const Var<T, D>& x, int axis, std::vector<Index> indices) {
-  return gather(x, axis, std::make_shared<const std::vector<Index>>(std::move(indices)));
 }
 
 /// The adjoint of gather: each slice of x is added to its position of an axis of the given extent, which starts as
@@ -67,15 +70,10 @@ Var<T, D> scatter_add(const Var<T, D>& x, int axis, const Indices& indices, Inde
   shape[along] = extent;
   const auto [outer, inner] = detail::around(shape, along);
   Tensor<T, D> y(shape);
-  cpu::scatter_add<T>(outer, extent, inner, *indices, x.value().data(), y.mutable_data());
+  cpu::scatter_add<T>(outer, extent, inner, indices.list(), x.value().data(), y.mutable_data());
   return record<T, D>("scatter_add", y, {x}, [along, indices](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     gradients.add(0, gather(g, along, indices));
   });
-}
-
-template <class T, class D>
-Var<T, D> scatter_add(const Var<T, D>& x, int axis, std::vector<Index> indices, Index extent) {
-  return scatter_add(x, axis, std::make_shared<const std::vector<Index>>(std::move(indices)), extent);
 }
 
 struct GatherOp {

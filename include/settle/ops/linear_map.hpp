@@ -1,5 +1,6 @@
 #pragma once
 #include <memory>
+#include <utility>
 
 #include "settle/autodiff/tape.hpp"
 #include "settle/cpu/sparse.hpp"
@@ -12,9 +13,14 @@ using cpu::SparseMatrix;
 /// A sparse matrix with its transpose: resampling along an axis, and its adjoint.
 class LinearMap {
  public:
-  explicit LinearMap(SparseMatrix matrix)
-      : adjoint_(std::make_shared<const SparseMatrix>(cpu::transposed(matrix))),
-        forward_(std::make_shared<const SparseMatrix>(std::move(matrix))) {}
+  /// Throws Error when an entry is outside the matrix.
+  explicit LinearMap(SparseMatrix matrix) {
+    for (Index c : matrix.column)
+      require(c >= 0 && c < matrix.columns, "linear_map", "column ", c, " is outside a matrix of ", matrix.columns,
+              " columns");
+    adjoint_ = std::make_shared<const SparseMatrix>(cpu::transposed(matrix));
+    forward_ = std::make_shared<const SparseMatrix>(std::move(matrix));
+  }
 
   const SparseMatrix& matrix() const { return *forward_; }
   LinearMap adjoint() const {
@@ -24,7 +30,7 @@ class LinearMap {
   }
 
  private:
-  std::shared_ptr<const SparseMatrix> adjoint_, forward_;
+  std::shared_ptr<const SparseMatrix> forward_, adjoint_;
 };
 
 /// The product of a constant sparse matrix M with each column along an axis: y[..., i, ...] = sum over j of M[i, j]

@@ -1,7 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <array>
-#include <memory>
+#include <utility>
 #include <vector>
 
 #include "settle/cpu/max_pool.hpp"
@@ -58,9 +58,9 @@ inline LinearMap window_averages(const cpu::PoolGeometry& g, std::size_t axis, b
 template <class T, class D>
 Var<T, D> max_pool(const Var<T, D>& x, const PoolOptions& options = {}) {
   const auto g = detail::pool_geometry("max_pool", x.shape(), options);
-  auto positions = std::make_shared<std::vector<Index>>(static_cast<std::size_t>(g.planes * g.out[0] * g.out[1]));
-  cpu::max_pool_positions(g, x.value().data(), positions->data());
-  return reshape(gather(reshape(x, {x.size()}), 0, Indices(positions)), {x.shape(0), x.shape(1), g.out[0], g.out[1]});
+  std::vector<Index> positions(static_cast<std::size_t>(g.planes * g.out[0] * g.out[1]));
+  cpu::max_pool_positions(g, x.value().data(), positions.data());
+  return reshape(gather(reshape(x, {x.size()}), 0, std::move(positions)), {x.shape(0), x.shape(1), g.out[0], g.out[1]});
 }
 
 /// The mean of each window of x (N, C, H, W), as PyTorch's avg_pool2d; shapes as for max_pool.

@@ -30,7 +30,8 @@ Var<T, D> move_over(const Shape& space, const Var<T, D>& x, const Shape& shape) 
 }
 }  // namespace detail
 
-/// The sum over some axes, which keep extent 1. Sums are accumulated in double.
+/// The sum over some axes, which keep extent 1. Short runs of elements are added in T, and
+/// all runs in double.
 template <class T, class D>
 Var<T, D> sum(const Var<T, D>& x, Axes axes) {
   return detail::move_over(x.shape(), x, reduced(x.shape(), axes));
