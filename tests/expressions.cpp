@@ -225,7 +225,7 @@ TEST_CASE("derivatives at kinks are PyTorch's, and not-a-number passes through")
   const auto g = grad(sum(map([](auto a, auto b) { return max(a, b) + 2. * min(a, b); }, x, y)), {x, y});
   CHECK(values(g[0]) == std::vector<double>{1.5, 2, 1, 1.5});
   CHECK(values(g[1]) == std::vector<double>{1.5, 1, 2, 1.5});
-  const Var<double> none = Tensor<double>({1}, {nan});
+  const Var<double> none = Tensor<double>(Shape{1}, nan);
   const auto all = map(
       [](auto v) {
         return outputs(relu(v), abs(v), clamp(v, 0., 1.), softplus(v), softplus_cut(v), sigmoid(v), gelu(v), max(v, 0.),
