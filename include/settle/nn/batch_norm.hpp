@@ -1,8 +1,9 @@
 #pragma once
-#include <utility>
+#include <algorithm>
 
 #include "settle/ops/reduce.hpp"
 #include "settle/ops/reshape.hpp"
+#include "settle/ops/slice.hpp"
 
 namespace settle {
 
@@ -19,16 +20,29 @@ struct BatchStatistics {
   Var<T, Device> mean, variance;
 };
 
-/// The statistics of x (N, C, H, W) over N, H and W. Throws Error for another rank and for an empty batch.
-/// The squares are summed about a constant near the mean: exact in the gradient, and nothing cancels where a map is
-/// almost constant, as a settled state's background is.
+namespace detail {
+
+/// For each channel of x (N, C, H, W) a constant near its mean, (1, C, 1, 1): the mean over a grid of at most 8 x 8
+/// pixels.
+template <class T, class D>
+Var<T, D> rough_mean(const Var<T, D>& x) {
+  const Shape& s = x.shape();
+  const Index rows = std::min<Index>(8, s[2]), columns = std::min<Index>(8, s[3]);
+  const Window grid{{0, 0, 0, 0}, {s[0], s[1], rows, columns}, {1, 1, s[2] / rows, s[3] / columns}};
+  return mean(slice(stop_gradient(x), grid), {0, 2, 3});
+}
+
+}  // namespace detail
+
+/// The statistics of x (N, C, H, W) over N, H and W, in one pass. Throws Error for another rank and for an empty batch.
+/// The squares are summed about a constant near the mean: the result does not depend on it, nor do its gradients, and
+/// nothing cancels where a map is almost constant, as a settled state's background is.
 template <class T, class D>
 BatchStatistics<T, D> batch_statistics(const Var<T, D>& x) {
   require(x.shape().rank() == 4, "batch_norm", "expected (N, C, H, W), got ", x.shape());
   require(x.size() > 0, "batch_norm", "the statistics of an empty batch are undefined, got ", x.shape());
-  const Axes batch = {0, 2, 3};
-  const Var<T, D> centre = mean(stop_gradient(x), batch);
-  const auto sums = reduce([](auto v, auto c) { return outputs(v - c, square(v - c)); }, batch, x, centre);
+  const Var<T, D> centre = detail::rough_mean(x);
+  const auto sums = reduce([](auto v, auto c) { return outputs(v - c, square(v - c)); }, {0, 2, 3}, x, centre);
   const double count = static_cast<double>(x.size()) / static_cast<double>(x.shape(1));
   const auto [average, variance] = map(
       [](auto sum, auto squares, auto c, auto weight) {
