@@ -302,7 +302,10 @@ TEST_CASE_TEMPLATE("the transform of a pair of tiles agrees with the definition 
   const T* a = tiles.data();
   const T* b = a + n * n;
   std::vector<T> spectrum(2 * Transform::packets * Transform::complex_size);
-  Transform::forward(a, n, b, n, n, spectrum.data(), 2 * Transform::complex_size, true);
+  const auto tile = [](auto* plane) {
+    return TileWindow<std::remove_pointer_t<decltype(plane)>>{plane, 0, n, 0, n, 0, n};
+  };
+  Transform::forward(tile(a), tile(b), spectrum.data(), 2 * Transform::complex_size, true);
 
   const double turn = 2 * std::acos(-1.0) / n;
   std::vector<Complex> rows(n * n);  // [y][kx]
@@ -333,7 +336,7 @@ TEST_CASE_TEMPLATE("the transform of a pair of tiles agrees with the definition 
       [&](int p, int column) {
         return Transform::read(spectrum.data() + (2 * p + column) * Transform::complex_size);
       },
-      0, n, 0, n, back.data(), back.data() + n * n);
+      tile(back.data()), tile(back.data() + n * n));
   for (int i = 0; i < 2 * n * n; ++i)
     REQUIRE(std::abs(static_cast<double>(back[static_cast<std::size_t>(i)]) / (n * n) - a[i]) <= tolerance);
 }

@@ -34,6 +34,24 @@ struct TilePlace {
   Index image, y, x;
 };
 
+/// Some of a tile's rows and columns.
+struct TilePart {
+  Index top, bottom, left, right;
+};
+
+/// The tile whose element (0, 0) is the element (y, x) of a plane; of it those of `part` that are in the plane.
+template <class T>
+TileWindow<T> tile_window(T* plane, Index height, Index width, Index y, Index x, const TilePart& part) {
+  const Index top = std::clamp(-y, part.top, part.bottom), left = std::clamp(-x, part.left, part.right);
+  return {.plane = plane,
+          .origin = y * width + x,
+          .stride = width,
+          .top = static_cast<int>(top),
+          .bottom = static_cast<int>(std::clamp(height - y, top, part.bottom)),
+          .left = static_cast<int>(left),
+          .right = static_cast<int>(std::clamp(width - x, left, part.right))};
+}
+
 /// A matrix of complex packets: element (r, c) at data + r * row + c * column, strides in elements of T.
 template <class Pointer>
 struct ComplexMatrix {
@@ -41,10 +59,30 @@ struct ComplexMatrix {
   Index row, column;
 };
 
+/// Asks for memory that is needed soon, a little at a time.
+class Prefetch {
+ public:
+  Prefetch() = default;
+  template <class T>
+  Prefetch(const T* data, Index size)
+      : at_(reinterpret_cast<const char*>(data)), end_(reinterpret_cast<const char*>(data + size)) {}
+
+  SETTLE_INLINE void next() {
+    if (at_ >= end_) return;
+    __builtin_prefetch(at_, 0, 2);
+    __builtin_prefetch(at_ + 64, 0, 2);
+    at_ += 128;
+  }
+
+ private:
+  const char* at_ = nullptr;
+  const char* end_ = nullptr;
+};
+
 /// A block of rows x columns of out (+)= left * right, or conj(left) * right.
 template <int rows, int columns, bool conjugate, class T>
 SETTLE_INLINE void complex_block(const ComplexMatrix<const T*>& left, const ComplexMatrix<const T*>& right, Index depth,
-                                 const ComplexMatrix<T*>& out, bool add) {
+                                 const ComplexMatrix<T*>& out, bool add, Prefetch& soon) {
   constexpr int lanes = packet_size<T>;
   Packet<T> re[rows * columns], im[rows * columns];
   SETTLE_UNROLL for (int i = 0; i < rows * columns; ++i) {
@@ -55,6 +93,7 @@ SETTLE_INLINE void complex_block(const ComplexMatrix<const T*>& left, const Comp
   const T* l = left.data;
   const T* r = right.data;
   for (Index k = 0; k < depth; ++k, l += left.column, r += right.row) {
+    soon.next();
     Packet<T> right_re[columns], right_im[columns];
     SETTLE_UNROLL for (int c = 0; c < columns; ++c) {
       right_re[c] = held(load(r + c * right.column));
@@ -78,10 +117,10 @@ SETTLE_INLINE void complex_block(const ComplexMatrix<const T*>& left, const Comp
   }
 }
 
-/// out (+)= left * right, or conj(left) * right, at one packet of frequencies.
+/// out (+)= left * right, or conj(left) * right, at one packet of frequencies; meanwhile fetches what is needed soon.
 template <bool conjugate, class T>
 void complex_product(const ComplexMatrix<const T*>& left, const ComplexMatrix<const T*>& right, Index rows, Index depth,
-                     Index columns, const ComplexMatrix<T*>& out, bool add) {
+                     Index columns, const ComplexMatrix<T*>& out, bool add, Prefetch soon) {
   constexpr int at_once = packet_registers >= 32 ? 2 : 1;
   const ChannelBlocks blocks(rows);
   for (Index block = 0; block < blocks.count; ++block)
@@ -92,10 +131,17 @@ void complex_product(const ComplexMatrix<const T*>& left, const ComplexMatrix<co
       to.data += blocks.begin(block) * out.row;
       Index c = 0;
       for (; c + at_once <= columns; c += at_once, r.data += at_once * r.column, to.data += at_once * to.column)
-        complex_block<size, at_once, conjugate>(l, r, depth, to, add);
+        complex_block<size, at_once, conjugate>(l, r, depth, to, add, soon);
       for (; c < columns; ++c, r.data += r.column, to.data += to.column)
-        complex_block<size, 1, conjugate>(l, r, depth, to, add);
+        complex_block<size, 1, conjugate>(l, r, depth, to, add, soon);
     });
+}
+
+/// The distance of two packets of frequencies that hold `count` complex packets each: odd, lest a transform's packets
+/// fall on few sets of a cache.
+template <int n, class T>
+constexpr Index packet_stride(Index count) {
+  return (count | 1) * TileTransform<n, T>::complex_size;
 }
 
 /// The bytes that the spectra of one round of tiles take at most: with the weights' they stay in a third-level cache.
@@ -110,33 +156,29 @@ Index tiles_in_round(const ConvGeometry& g, const TilePlan& plan) {
   return std::min(plan.count, round_up((plan.count + rounds - 1) / rounds, 2));
 }
 
-/// Spectra of the tiles [first, first + count) of all channels of x, [packet][channel][tile], two tiles to a transform.
-/// Tiles are `rows` x `columns` pixels that begin at the output's place less the padding, and zero beyond.
+/// Spectra of the tiles [first, first + count) of all channels of x, [packet][channel][tile] with packets `stride`
+/// apart, two tiles to a transform. Of each tile, which begins at the output's place less the padding, the `part` is
+/// taken and the rest is zero. A single tile is multiplied by `single_scale`.
 template <int n, class T>
 void transform_tiles(const TilePlan& plan, const T* x, Index channels, Index height, Index width, Index pad_h,
-                     Index pad_w, Index rows, Index columns, Index first, Index count, bool double_single, T* spectra) {
+                     Index pad_w, const TilePart& part, Index first, Index count, T single_scale, T* spectra,
+                     Index stride) {
   using Transform = TileTransform<n, T>;
   const Index pairs = (count + 1) / 2;
   ThreadPool::instance().parallel_for(channels * pairs, 4, [&](Index begin, Index end) {
-    alignas(64) T tiles[2][n * n];
     for (Index unit = begin; unit < end; ++unit) {
       const Index channel = unit / pairs, pair = unit % pairs;
       const bool single = 2 * pair + 1 == count;
-      for (Index member = 0; member < 2; ++member) {
-        if (member == 1 && single) {
-          std::fill_n(tiles[1], n * n, T(0));
-          continue;
-        }
-        const TilePlace place(plan, first + 2 * pair + member);
-        copy_padded(x + (place.image * channels + channel) * height * width, height, width, place.y - pad_h,
-                    place.x - pad_w, rows, columns, n, tiles[member]);
-        std::fill_n(tiles[member] + rows * n, (n - rows) * n, T(0));
-      }
-      if (single && double_single)
-        for (T& v : tiles[0]) v *= 2;
-      Transform::forward(tiles[0], n, tiles[1], n, columns,
-                         spectra + (channel * count + 2 * pair) * Transform::complex_size,
-                         channels * count * Transform::complex_size, !single);
+      const auto window = [&](Index tile) {
+        const TilePlace place(plan, first + tile);
+        return tile_window(x + (place.image * channels + channel) * height * width, height, width, place.y - pad_h,
+                           place.x - pad_w, part);
+      };
+      T* const to = spectra + (channel * count + 2 * pair) * Transform::complex_size;
+      Transform::forward(window(2 * pair), single ? TileWindow<const T>{} : window(2 * pair + 1), to, stride, !single);
+      if (single && single_scale != T(1))
+        for (Index p = 0; p < Transform::packets; ++p)
+          for (Index i = 0; i < Transform::complex_size; ++i) to[p * stride + i] *= single_scale;
     }
   });
 }
@@ -144,7 +186,7 @@ void transform_tiles(const TilePlan& plan, const T* x, Index channels, Index hei
 /// The elements of the weights' spectra.
 template <int n, class T>
 Index spectra_size(const ConvGeometry& g) {
-  return TileTransform<n, T>::packets * TileTransform<n, T>::complex_size * g.in_channels * g.out_channels;
+  return TileTransform<n, T>::packets * packet_stride<n, T>(g.in_channels * g.out_channels);
 }
 
 /// The weights' spectra [packet][output][input]: conjugated, for the cross-correlation, and divided by n * n.
@@ -152,22 +194,22 @@ template <int n, class T>
 void weight_spectra(const ConvGeometry& g, const T* w, T* spectra) {
   using Transform = TileTransform<n, T>;
   const Index planes = g.out_channels * g.in_channels, pairs = (planes + 1) / 2;
+  const Index stride = packet_stride<n, T>(planes);
   ThreadPool::instance().parallel_for(pairs, 4, [&](Index begin, Index end) {
-    alignas(64) T tiles[2][n * n];
     alignas(64) T both[Transform::packets * 2 * Transform::complex_size];
     const Packet<T> scale = splat(T(0.5) / (n * n));
     for (Index plane = 2 * begin; plane < std::min(2 * end, planes); plane += 2) {
       const bool single = plane + 1 == planes;
-      std::fill_n(tiles[0], 2 * n * n, T(0));
-      for (Index member = 0; member < (single ? 1 : 2); ++member)
-        copy_padded(w + (plane + member) * g.taps(), g.kernel_height, g.kernel_width, 0, 0, g.kernel_height,
-                    g.kernel_width, n, tiles[member]);
-      Transform::forward(tiles[0], n, tiles[1], n, g.kernel_width, both, 2 * Transform::complex_size, true);
+      const auto window = [&](Index p) {
+        return tile_window(w + p * g.taps(), g.kernel_height, g.kernel_width, 0, 0, {0, n, 0, n});
+      };
+      Transform::forward(window(plane), single ? TileWindow<const T>{} : window(plane + 1), both,
+                         2 * Transform::complex_size, true);
       for (Index p = 0; p < Transform::packets; ++p) {
         // Z = A + iB and conj Z(-f) = A - iB
         const auto z = Transform::read(both + 2 * p * Transform::complex_size);
         const auto other = Transform::read(both + (2 * p + 1) * Transform::complex_size);
-        T* to = spectra + (p * planes + plane) * Transform::complex_size;
+        T* to = spectra + p * stride + plane * Transform::complex_size;
         Transform::write(to, {(z.re + other.re) * scale, -(z.im + other.im) * scale});
         if (!single)
           Transform::write(to + Transform::complex_size, {(z.im - other.im) * scale, (z.re - other.re) * scale});
@@ -185,46 +227,45 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   const TilePlan plan(g, n);
   const Index inputs = g.in_channels, outputs = g.out_channels, height = g.out_height(), width = g.out_width();
   const Index round = tiles_in_round<n, T>(g, plan);
-  auto scratch = workspace<T>(Transform::packets * complex_size * (inputs + outputs) * round);
+  const Index w_stride = packet_stride<n, T>(inputs * outputs);
+  const Index x_stride = packet_stride<n, T>(inputs * round), y_stride = packet_stride<n, T>(outputs * round);
+  auto scratch = workspace<T>(Transform::packets * (x_stride + y_stride));
   T* const x_spectra = scratch.mutable_data();
-  T* const y_spectra = x_spectra + Transform::packets * complex_size * inputs * round;
-  const int row = transpose ? static_cast<int>(g.kernel_height) - 1 : 0;  // where the circular convolution is valid
-  const int column = transpose ? static_cast<int>(g.kernel_width) - 1 : 0;
+  T* const y_spectra = x_spectra + Transform::packets * x_stride;
+  const Index row = transpose ? g.kernel_height - 1 : 0, column = transpose ? g.kernel_width - 1 : 0;
+  const TilePart valid{row, row + plan.height, column, column + plan.width};  // of the circular convolution
   ThreadPool& pool = ThreadPool::instance();
   for (Index first = 0; first < plan.count; first += round) {
     const Index count = std::min(round, plan.count - first), pairs = (count + 1) / 2;
-    transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, n, n, first, count, false,
-                       x_spectra);
+    transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}, first, count, T(1),
+                       x_spectra, x_stride);
     pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p) {
-        const T* w = weights + p * inputs * outputs * complex_size;
-        const ComplexMatrix<const T*> right{x_spectra + p * inputs * count * complex_size, count * complex_size,
-                                            complex_size};
-        const ComplexMatrix<T*> out{y_spectra + p * outputs * count * complex_size, count * complex_size, complex_size};
+        const T* w = weights + p * w_stride;
+        const Prefetch soon(w + w_stride, p + 1 < end ? w_stride : 0);
+        const ComplexMatrix<const T*> right{x_spectra + p * x_stride, count * complex_size, complex_size};
+        const ComplexMatrix<T*> out{y_spectra + p * y_stride, count * complex_size, complex_size};
         if (transpose)
-          complex_product<true>({w, complex_size, outputs * complex_size}, right, outputs, inputs, count, out, false);
+          complex_product<true>({w, complex_size, outputs * complex_size}, right, outputs, inputs, count, out, false,
+                                soon);
         else
-          complex_product<false>({w, inputs * complex_size, complex_size}, right, outputs, inputs, count, out, false);
+          complex_product<false>({w, inputs * complex_size, complex_size}, right, outputs, inputs, count, out, false,
+                                 soon);
       }
     });
     pool.parallel_for(outputs * pairs, 4, [&](Index begin, Index end) {
-      alignas(64) T tiles[2][n * n];
       for (Index unit = begin; unit < end; ++unit) {
         const Index channel = unit / pairs, pair = unit % pairs;
         const bool single = 2 * pair + 1 == count;
         const T* from = y_spectra + (channel * count + 2 * pair) * complex_size;
-        const Index stride = outputs * count * complex_size, second = single ? 0 : complex_size;
-        Transform::inverse([&](int p, int c) { return Transform::read(from + p * stride + c * second); }, row,
-                           row + static_cast<int>(plan.height), column, column + static_cast<int>(plan.width), tiles[0],
-                           tiles[1]);
-        for (Index member = 0; member < (single ? 1 : 2); ++member) {
-          const TilePlace place(plan, first + 2 * pair + member);
-          const Index columns = std::min(plan.width, width - place.x);
-          const T* tile = tiles[member] + row * n + column;
-          T* to = y + ((place.image * outputs + channel) * height + place.y) * width + place.x;
-          for (Index r = 0; r < std::min(plan.height, height - place.y); ++r)
-            std::copy_n(tile + r * n, columns, to + r * width);
-        }
+        const Index second = single ? 0 : complex_size;
+        const auto window = [&](Index tile) {
+          const TilePlace place(plan, first + tile);
+          return tile_window(y + (place.image * outputs + channel) * height * width, height, width, place.y - row,
+                             place.x - column, valid);
+        };
+        Transform::inverse([&](int p, int c) { return Transform::read(from + p * y_stride + c * second); },
+                           window(2 * pair), single ? TileWindow<T>{} : window(2 * pair + 1));
       }
     });
   }
@@ -237,45 +278,47 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   constexpr Index complex_size = Transform::complex_size;
   const TilePlan plan(g, n);
   const Index inputs = g.in_channels, outputs = g.out_channels, planes = inputs * outputs;
-  const Index round = tiles_in_round<n, T>(g, plan);
-  auto scratch = workspace<T>(Transform::packets * complex_size * ((inputs + outputs) * round + planes));
+  const Index round = tiles_in_round<n, T>(g, plan), sum_stride = packet_stride<n, T>(planes);
+  const Index stride = packet_stride<n, T>((inputs + outputs) * round), x_size = inputs * round * complex_size;
+  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride));
   T* const sums = scratch.mutable_data();  // [packet][output][input]
-  T* const x_spectra = sums + Transform::packets * complex_size * planes;
-  T* const gy_spectra = x_spectra + Transform::packets * complex_size * inputs * round;
+  T* const x_spectra = sums + Transform::packets * sum_stride;
+  T* const gy_spectra = x_spectra + x_size;  // behind x's in each packet
   ThreadPool& pool = ThreadPool::instance();
   for (Index first = 0; first < plan.count; first += round) {
     const Index count = std::min(round, plan.count - first);
-    transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, n, n, first, count, false,
-                       x_spectra);
+    transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}, first, count, T(1),
+                       x_spectra, stride);
     // Both columns of a pair give the sum over its two tiles: a single tile, with one, counts double.
-    transform_tiles<n>(plan, gy, outputs, g.out_height(), g.out_width(), 0, 0, plan.height, plan.width, first, count,
-                       true, gy_spectra);
+    transform_tiles<n>(plan, gy, outputs, g.out_height(), g.out_width(), 0, 0, {0, plan.height, 0, plan.width}, first,
+                       count, T(2), gy_spectra, stride);
     pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p)
-        complex_product<true, T>({gy_spectra + p * outputs * count * complex_size, count * complex_size, complex_size},
-                                 {x_spectra + p * inputs * count * complex_size, complex_size, count * complex_size},
-                                 outputs, count, inputs,
-                                 {sums + p * planes * complex_size, inputs * complex_size, complex_size}, first > 0);
+        complex_product<true, T>({gy_spectra + p * stride, count * complex_size, complex_size},
+                                 {x_spectra + p * stride, complex_size, count * complex_size}, outputs, count, inputs,
+                                 {sums + p * sum_stride, inputs * complex_size, complex_size}, first > 0,
+                                 Prefetch(x_spectra + (p + 1) * stride, p + 1 < end ? stride : 0));
     });
   }
   pool.parallel_for((planes + 1) / 2, 4, [&](Index begin, Index end) {
-    alignas(64) T tiles[2][n * n];
-    const T scale = T(0.5) / (n * n);
+    const Packet<T> scale = splat(T(0.5) / (n * n));
     for (Index plane = 2 * begin; plane < std::min(2 * end, planes); plane += 2) {
       const bool single = plane + 1 == planes;
       const T* from = sums + plane * complex_size;
+      const auto scaled = [&](const T* p) {
+        const auto z = Transform::read(p);
+        return ComplexPacket<T>{z.re * scale, z.im * scale};
+      };
       const auto read = [&](int p, int column) {  // A + iB, then A - iB
-        const auto a = Transform::read(from + p * planes * complex_size);
+        const auto a = scaled(from + p * sum_stride);
         if (single) return a;
-        const auto b = Transform::read(from + (p * planes + 1) * complex_size);
+        const auto b = scaled(from + p * sum_stride + complex_size);
         return column == 0 ? ComplexPacket<T>{a.re - b.im, a.im + b.re} : ComplexPacket<T>{a.re + b.im, a.im - b.re};
       };
-      Transform::inverse(read, 0, static_cast<int>(g.kernel_height), 0, static_cast<int>(g.kernel_width), tiles[0],
-                         tiles[1]);
-      for (Index member = 0; member < (single ? 1 : 2); ++member)
-        for (Index tap = 0; tap < g.taps(); ++tap)
-          gw[(plane + member) * g.taps() + tap] =
-              tiles[member][tap / g.kernel_width * n + tap % g.kernel_width] * scale;
+      const auto window = [&](Index p) {
+        return tile_window(gw + p * g.taps(), g.kernel_height, g.kernel_width, 0, 0, {0, n, 0, n});
+      };
+      Transform::inverse(read, window(plane), single ? TileWindow<T>{} : window(plane + 1));
     }
   });
 }

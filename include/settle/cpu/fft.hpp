@@ -108,12 +108,12 @@ SETTLE_INLINE void transpose(V (&rows)[lanes]) {
       V mixed[lanes];
       SETTLE_UNROLL for (int r = 0; r < lanes / 2; ++r) {
         mixed[2 * r] = __builtin_shufflevector(rows[r], rows[r + lanes / 2], i / 2 + i % 2 * lanes...);
-        mixed[2 * r + 1] =
-            __builtin_shufflevector(rows[r], rows[r + lanes / 2], lanes / 2 + i / 2 + i % 2 * lanes...);
+        mixed[2 * r + 1] = __builtin_shufflevector(rows[r], rows[r + lanes / 2], lanes / 2 + i / 2 + i % 2 * lanes...);
       }
       SETTLE_UNROLL for (int r = 0; r < lanes; ++r) rows[r] = mixed[r];
     }
-  }(std::make_integer_sequence<int, lanes>{});
+  }
+  (std::make_integer_sequence<int, lanes>{});
 }
 
 /// The lanes in reverse order; when `keep_first`, lane 0 stays and the others are reversed.
@@ -123,10 +123,22 @@ SETTLE_INLINE V reversed(V v, bool keep_first) {
   return [&]<int... i>(std::integer_sequence<int, i...>) {
     return keep_first ? __builtin_shufflevector(v, v, (lanes - i) % lanes...)
                       : __builtin_shufflevector(v, v, lanes - 1 - i...);
-  }(std::make_integer_sequence<int, lanes>{});
+  }
+  (std::make_integer_sequence<int, lanes>{});
 }
 
 }  // namespace detail
+
+/// A tile of a plane: its element (y, x) is the plane's element origin + y * stride + x inside a window, and zero
+/// outside. The origin may lie outside the plane, the window may not.
+template <class T>
+struct TileWindow {
+  T* plane = nullptr;
+  Index origin = 0, stride = 0;
+  int top = 0, bottom = 0, left = 0, right = 0;
+
+  T* at(int y, int x) const { return plane + origin + y * stride + x; }
+};
 
 /// Transforms of n x n tiles, n = 32 or 64.
 ///
@@ -136,19 +148,21 @@ template <int n, class T>
 class TileTransform {
  public:
   static constexpr int lanes = packet_size<T>;
-  static constexpr int groups = n / lanes;             ///< packets along one side
-  static constexpr int half = n / 2 + 1;               ///< the kx that are visited
-  static constexpr int packets = groups * half;        ///< packets of frequencies
-  static constexpr int complex_size = 2 * lanes;       ///< elements of one packet: real parts, then imaginary parts
+  static constexpr int groups = n / lanes;        ///< packets along one side
+  static constexpr int half = n / 2 + 1;          ///< the kx that are visited
+  static constexpr int packets = groups * half;   ///< packets of frequencies
+  static constexpr int complex_size = 2 * lanes;  ///< elements of one packet: real parts, then imaginary parts
 
-  /// The spectrum of the tiles a + ib, whose rows are `a_stride` and `b_stride` apart and zero from `width` on.
-  /// Packet p is written at out + p * packet_stride, its second column behind the first if there are two.
-  static void forward(const T* a, Index a_stride, const T* b, Index b_stride, Index width, T* out, Index packet_stride,
+  /// The spectrum of the tiles a + ib. Packet p is written at out + p * packet_stride, its second column behind the
+  /// first if there are two.
+  static void forward(const TileWindow<const T>& a, const TileWindow<const T>& b, T* out, Index packet_stride,
                       bool two_columns) {
     const auto& twiddles = detail::Twiddles<T, n>::instance();
     ComplexPacket<T> rows[n * groups];  // [x][j], lanes ky
+    alignas(64) T edges[2][n * lanes];
     for (int g = 0; g < groups; ++g) {
-      if (g * lanes >= width) {
+      const Strip strip_a(a, g, edges[0]), strip_b(b, g, edges[1]);
+      if (strip_a.rows == 0 && strip_b.rows == 0) {
         std::fill_n(rows + g * lanes * groups, lanes * groups, ComplexPacket<T>{});
         continue;
       }
@@ -156,7 +170,7 @@ class TileTransform {
       detail::fft<n>(
           twiddles,
           [&](int y) {
-            return ComplexPacket<T>{load(a + y * a_stride + g * lanes), load(b + y * b_stride + g * lanes)};
+            return ComplexPacket<T>{strip_a.row(y), strip_b.row(y)};
           },
           [&](int ky, ComplexPacket<T> z) { column[ky] = z; });
       for (int j = 0; j < groups; ++j) move_block(column + j, groups, rows + g * lanes * groups + j, groups);
@@ -174,13 +188,13 @@ class TileTransform {
     }
   }
 
-  /// The tiles with the spectrum read(packet, column), times n * n: their rows [row_begin, row_end) and at least the
-  /// columns [column_begin, column_end), at a and b with rows n apart. For a single tile read gives the same for both
-  /// columns, and b is zero.
+  /// Writes the windows a and b of the tiles with the spectrum read(packet, column), times n * n. For a single tile
+  /// read gives the same for both columns, and b is zero.
   template <class Read>
-  static void inverse(const Read& read, int row_begin, int row_end, int column_begin, int column_end, T* a, T* b) {
+  static void inverse(const Read& read, const TileWindow<T>& a, const TileWindow<T>& b) {
     const auto& twiddles = detail::Twiddles<T, n>::instance();
-    const int group_begin = column_begin / lanes, group_end = (column_end + lanes - 1) / lanes;
+    const int group_begin = std::min(a.left, b.bottom > b.top ? b.left : n) / lanes;
+    const int group_end = (std::max(a.right, b.bottom > b.top ? b.right : 0) + lanes - 1) / lanes;
     // The inverse is the forward transform with real and imaginary parts exchanged before and after.
     const auto exchanged = [](ComplexPacket<T> z) { return ComplexPacket<T>{z.im, z.re}; };
     ComplexPacket<T> columns[n * groups];  // [ky][g], lanes x
@@ -197,14 +211,18 @@ class TileTransform {
       for (int g = group_begin; g < group_end; ++g)
         move_block(row + g * lanes, 1, columns + j * groups + g, groups * groups);
     }
-    for (int g = group_begin; g < group_end; ++g)
+    alignas(64) T edges[2][n * lanes];
+    for (int g = group_begin; g < group_end; ++g) {
+      const OutStrip strip_a(a, g, edges[0]), strip_b(b, g, edges[1]);
       detail::fft<n>(
           twiddles, [&](int ky) { return columns[ky * groups + g]; },
           [&](int y, ComplexPacket<T> z) {
-            if (y < row_begin || y >= row_end) return;
-            store(a + y * n + g * lanes, z.im);
-            store(b + y * n + g * lanes, z.re);
+            strip_a.put(y, z.im);
+            strip_b.put(y, z.re);
           });
+      strip_a.finish();
+      strip_b.finish();
+    }
   }
 
   static SETTLE_INLINE ComplexPacket<T> read(const T* p) { return {load(p), load(p + lanes)}; }
@@ -214,6 +232,65 @@ class TileTransform {
   }
 
  private:
+  /// The columns that a window and a group of one packet's columns share, counted from the group's first.
+  struct Overlap {
+    Overlap(int left, int right, int group)
+        : begin(std::clamp(left - group * lanes, 0, lanes)), end(std::clamp(right - group * lanes, 0, lanes)) {}
+    bool whole() const { return begin == 0 && end == lanes; }
+    int begin, end;
+  };
+
+  /// A group of columns of a tile, for reading row by row. A group that the window's side cuts is copied to `edge`.
+  struct Strip {
+    Strip(const TileWindow<const T>& tile, int group, T* edge) : top(tile.top), stride(tile.stride) {
+      const Overlap overlap(tile.left, tile.right, group);
+      rows = overlap.begin < overlap.end ? static_cast<unsigned>(tile.bottom - tile.top) : 0;
+      if (rows == 0) return;
+      first = tile.at(top, group * lanes);
+      if (overlap.whole()) return;
+      std::fill_n(edge, static_cast<int>(rows) * lanes, T(0));
+      for (int r = 0; r < static_cast<int>(rows); ++r)
+        for (int x = overlap.begin; x < overlap.end; ++x) edge[r * lanes + x] = *tile.at(top + r, group * lanes + x);
+      first = edge;
+      stride = lanes;
+    }
+    SETTLE_INLINE Packet<T> row(int y) const {
+      return static_cast<unsigned>(y - top) < rows ? load(first + (y - top) * stride) : Packet<T>{};
+    }
+
+    const T* first = nullptr;
+    int top;
+    unsigned rows;
+    Index stride;
+  };
+
+  /// A group of columns of a tile, for writing row by row.
+  struct OutStrip {
+    OutStrip(const TileWindow<T>& tile, int group, T* edge)
+        : window(tile), overlap(tile.left, tile.right, group), first_column(group * lanes), stride(tile.stride) {
+      rows = overlap.begin < overlap.end ? static_cast<unsigned>(tile.bottom - tile.top) : 0;
+      if (rows == 0) return;
+      first = overlap.whole() ? tile.at(tile.top, first_column) : edge;
+      if (!overlap.whole()) stride = lanes;
+    }
+    SETTLE_INLINE void put(int y, Packet<T> v) const {
+      if (static_cast<unsigned>(y - window.top) < rows) store(first + (y - window.top) * stride, v);
+    }
+    void finish() const {
+      if (overlap.whole()) return;
+      for (int r = 0; r < static_cast<int>(rows); ++r)
+        for (int x = overlap.begin; x < overlap.end; ++x)
+          *window.at(window.top + r, first_column + x) = first[r * lanes + x];
+    }
+
+    const TileWindow<T>& window;
+    Overlap overlap;
+    int first_column;
+    unsigned rows;
+    Index stride;
+    T* first = nullptr;
+  };
+
   /// From Z at packet row j the conjugate at the negated frequencies, or back.
   static SETTLE_INLINE ComplexPacket<T> conjugate_of_negative(ComplexPacket<T> z, int j) {
     return {detail::reversed(z.re, j == 0), -detail::reversed(z.im, j == 0)};
