@@ -28,23 +28,16 @@ struct ChannelBlocks {
   void with_size(Index block, const F& f) const {
     [&]<int... s>(std::integer_sequence<int, s...>) {
       (void)((size(block) == s + 1 && (f(std::integral_constant<int, s + 1>{}), true)) || ...);
-    }(std::make_integer_sequence<int, most_block_channels>{});
+    }
+    (std::make_integer_sequence<int, most_block_channels>{});
   }
 
   Index channels, count;
 };
 
-/// A 1x1 kernel sees no neighbours: the same convolution on an image of few, long rows fills its packets better.
-inline ConvGeometry flattened(ConvGeometry g) {
-  if (g.taps() != 1 || g.pad_h != 0 || g.pad_w != 0) return g;
-  const Index pixels = g.in_pixels();
-  for (const Index rows : {16, 8, 4, 2})
-    if (pixels % rows == 0 && pixels / rows >= g.in_width) {
-      g.in_height = rows;
-      g.in_width = pixels / rows;
-      break;
-    }
-  return g;
+/// Whether each output pixel depends on one input pixel, the one in its place: a matrix product of the channels.
+inline bool mixes_channels(const ConvGeometry& g) {
+  return g.taps() == 1 && g.pad_h == 0 && g.pad_w == 0 && g.stride_h == 1 && g.stride_w == 1;
 }
 
 /// The convolution, at stride 1, that is the input gradient of g's: from gy to gx with transposed, turned weights.
@@ -119,8 +112,8 @@ struct TapLoop {
 template <int outputs, int packets, class T>
 SETTLE_INLINE void sum_taps(const TapLoop& loop, const T* const (&x)[packets], const T* packed,
                             Packet<T> (&sums)[outputs][packets]) {
-  SETTLE_UNROLL for (int o = 0; o < outputs; ++o)
-    SETTLE_UNROLL for (int p = 0; p < packets; ++p) sums[o][p] = Packet<T>{};
+  SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p) sums[o][p] =
+      Packet<T>{};
   Index channel = 0;
   for (Index c = 0; c < loop.channels; ++c, channel += loop.channel_stride) {
     Index row = channel;
@@ -160,22 +153,59 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
     }
     Packet<T> sums[outputs][packets];
     sum_taps<outputs, packets>(loop, from, packed, sums);
-    SETTLE_UNROLL for (int o = 0; o < outputs; ++o)
-      SETTLE_UNROLL for (int p = 0; p < packets; ++p)
-        if (width >= lanes)
-          store(to[p] + o * plane, sums[o][p]);
-        else
-          store_partial(to[p] + o * plane, sums[o][p], static_cast<int>(width));
+    SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p) if (width >= lanes)
+        store(to[p] + o * plane, sums[o][p]);
+    else store_partial(to[p] + o * plane, sums[o][p], static_cast<int>(width));
   }
+}
+
+/// Calls f(part, image of one group, first pixel, end) for runs of pixels whose `channels` planes together stay in the
+/// second-level cache; each part's runs on one thread.
+template <class T, class F>
+void for_each_pixel_run(const ConvGeometry& g, Index channels, int parts, const F& f) {
+  const Index pixels = g.in_pixels(), images = g.batch * g.groups;
+  const Index most = std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / channels, 16 * packet_size<T>);
+  const Index count = (pixels + most - 1) / most, length = round_up((pixels + count - 1) / count, packet_size<T>);
+  ThreadPool::instance().run(parts, [&](int part) {
+    for (Index run = images * count * part / parts; run < images * count * (part + 1) / parts; ++run) {
+      const Index begin = std::min(pixels, run % count * length), end = std::min(pixels, begin + length);
+      if (begin < end) f(part, run / count, begin, end);
+    }
+  });
+}
+
+/// The parts in which a convolution that mixes channels is computed.
+inline int channel_mix_parts(const ConvGeometry& g) {
+  return ThreadPool::instance().parts_for(g.multiply_adds(), thread_grain);
+}
+
+/// y = the convolution of x with packed weights that mix channels.
+template <class T>
+void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y) {
+  const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
+  const ChannelBlocks blocks(outputs);
+  for_each_pixel_run<T>(g, inputs + outputs, channel_mix_parts(g), [&](int, Index image, Index begin, Index end) {
+    const TapLoop loop{inputs, pixels, 1, 0, 1, 0};
+    const T* weights = packed + image % g.groups * inputs * outputs;
+    // A run that is shorter than a packet begins earlier, and repeats some of the run before.
+    const Index first = std::max<Index>(0, std::min(begin, end - packet_size<T>));
+    for (Index block = 0; block < blocks.count; ++block) {
+      blocks.with_size(block, [&](auto size) {
+        direct_band<size>(loop, 1, end - first, x + image * inputs * pixels + first, 0, weights,
+                          y + (image * outputs + blocks.begin(block)) * pixels + first, pixels);
+      });
+      weights += blocks.size(block) * inputs;
+    }
+  });
 }
 
 /// y = the convolution of x with packed weights, for a geometry of stride 1.
 template <class T>
-void direct_forward(const ConvGeometry& geometry, const T* x, const T* packed, T* y) {
-  const ConvGeometry g = flattened(geometry);
+void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y) {
   const Index height = g.out_height(), width = g.out_width(), lanes = packet_size<T>;
   const Index images = g.batch * g.groups, inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   if (g.out_size() == 0) return;
+  if (mixes_channels(g) && inputs > 0 && width * height >= lanes) return mix_channels(g, x, packed, y);
   const bool in_place = g.pad_h == 0 && g.pad_w == 0 && width >= lanes;
   const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);
   const Index stride = in_place ? g.in_width : round_up(std::max(width, lanes) + reach_w, lanes);
@@ -210,9 +240,8 @@ void direct_forward(const ConvGeometry& geometry, const T* x, const T* packed, T
       const T* weights = packed + image % g.groups * inputs * outputs * g.taps();
       for (Index block = 0; block < blocks.count; ++block) {
         T* to = y + (image * outputs + blocks.begin(block)) * height * width + first * width;
-        blocks.with_size(block, [&](auto size) {
-          direct_band<size>(loop, rows, width, from, stride, weights, to, height * width);
-        });
+        blocks.with_size(
+            block, [&](auto size) { direct_band<size>(loop, rows, width, from, stride, weights, to, height * width); });
         weights += blocks.size(block) * inputs * g.taps();
       }
     }
@@ -233,7 +262,8 @@ SETTLE_INLINE V sums_of_lanes(const V* v) {
     const V a = sums_of_lanes<count, begin, length / 2>(v), b = sums_of_lanes<count, begin + length / 2, length / 2>(v);
     return [&]<int... i>(std::integer_sequence<int, i...>) {
       return __builtin_shufflevector(a, b, 2 * i...) + __builtin_shufflevector(a, b, 2 * i + 1 ...);
-    }(std::make_integer_sequence<int, lanes>{});
+    }
+    (std::make_integer_sequence<int, lanes>{});
   }
 }
 
@@ -258,7 +288,8 @@ void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* 
   T totals[round_up(products, lanes)];
   [&]<int... i>(std::integer_sequence<int, i...>) {
     (store(totals + i * lanes, sums_of_lanes<products, i * lanes>(block)), ...);
-  }(std::make_integer_sequence<int, (products + lanes - 1) / lanes>{});
+  }
+  (std::make_integer_sequence<int, (products + lanes - 1) / lanes>{});
   for (int o = 0; o < outputs; ++o)
     for (Index t = 0; t < counting; ++t) sums[o * sum_stride + t] += totals[o * taps + t];
 }
@@ -286,19 +317,50 @@ void add(const T* from, Index size, T* to) {
   for (Index i = 0; i < size; ++i) to[i] += from[i];
 }
 
+/// gw = the gradient in weights that mix channels.
+template <class T>
+void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
+  constexpr Index lanes = packet_size<T>;
+  const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
+  const int parts = channel_mix_parts(g);
+  const Index tail_size = (inputs + outputs) * lanes, share = round_up(g.weight_size(), lanes) + tail_size;
+  auto scratch = workspace<T>(parts * share);
+  T* const scratch_data = scratch.mutable_data();
+  std::fill_n(scratch_data, parts * share, T(0));
+  const ChannelBlocks blocks(outputs);
+  for_each_pixel_run<T>(g, inputs + outputs, parts, [&](int part, Index image, Index begin, Index end) {
+    T* const x_tail = scratch_data + part * share;
+    T* const gy_tail = x_tail + inputs * lanes;
+    T* const sums = x_tail + tail_size + image % g.groups * outputs * inputs;
+    const T* const x_image = x + image * inputs * pixels;
+    const T* const gy_image = gy + image * outputs * pixels;
+    const Index whole = (end - begin) / lanes * lanes, rest = end - begin - whole;
+    const auto correlate = [&](const T* gy_run, Index gy_plane, const T* x_run, Index x_plane, Index length) {
+      const auto plane = [&](Index channel) { return channel * x_plane; };
+      correlate_taps(blocks, 1, length, gy_run, gy_plane, x_run, inputs, plane, 0, sums, inputs);
+    };
+    if (whole > 0) correlate(gy_image + begin, pixels, x_image + begin, pixels, whole);
+    if (rest == 0) return;
+    copy_padded(x_image, inputs, pixels, 0, begin + whole, inputs, rest, lanes, x_tail);
+    copy_padded(gy_image, outputs, pixels, 0, begin + whole, outputs, rest, lanes, gy_tail);
+    correlate(gy_tail, lanes, x_tail, lanes, lanes);
+  });
+  for (int part = 0; part < parts; ++part) add(scratch_data + part * share + tail_size, g.weight_size(), gw);
+}
+
 /// gw = the gradient in the weights, for a geometry of stride 1.
 template <class T>
-void direct_weight_grad(const ConvGeometry& geometry, const T* x, const T* gy, T* gw) {
-  const ConvGeometry g = flattened(geometry);
+void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index height = g.out_height(), width = g.out_width(), lanes = packet_size<T>;
   const Index images = g.batch * g.groups, inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   std::fill_n(gw, g.weight_size(), T(0));
   if (g.out_size() == 0 || inputs == 0) return;
+  if (mixes_channels(g)) return mix_channels_weight_grad(g, x, gy, gw);
   const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);
   const Index gy_stride = round_up(width, lanes), x_stride = round_up(gy_stride + reach_w, lanes);
   const Index budget = band_bytes / static_cast<Index>(sizeof(T)) - inputs * reach_h * x_stride;
-  const Index band = std::clamp<Index>(budget / (inputs * x_stride + outputs * gy_stride), std::min<Index>(8, height),
-                                       height);
+  const Index band =
+      std::clamp<Index>(budget / (inputs * x_stride + outputs * gy_stride), std::min<Index>(8, height), height);
   const Index x_share = inputs * (band + reach_h) * x_stride, gy_share = outputs * band * gy_stride;
   const Index share = x_share + gy_share + round_up(g.weight_size(), lanes);
 
@@ -334,8 +396,7 @@ void direct_weight_grad(const ConvGeometry& geometry, const T* x, const T* gy, T
                      sums + image % g.groups * outputs * taps, taps);
     }
   });
-  for (int part = 0; part < parts; ++part)
-    add(scratch_data + part * share + x_share + gy_share, g.weight_size(), gw);
+  for (int part = 0; part < parts; ++part) add(scratch_data + part * share + x_share + gy_share, g.weight_size(), gw);
 }
 
 }  // namespace detail
