@@ -6,8 +6,9 @@
 
 #include "settle/cpu/convolution.hpp"
 
-// One convolution alone, all three directions, by each algorithm. Names are direction/kernel/channels/size/batch/algorithm;
-// the number of threads is the environment's SETTLE_THREADS, or all. FLOP/s count every tap, whatever the algorithm does.
+// One convolution alone, all three directions, by each algorithm. Names are
+// direction/kernel/channels/size/batch/algorithm; the number of threads is the environment's SETTLE_THREADS, or all.
+// FLOP/s count every tap, whatever the algorithm does.
 
 namespace {
 
@@ -40,8 +41,8 @@ void run(benchmark::State& state, const Case& c) {
     }
     benchmark::ClobberMemory();
   }
-  state.counters["FLOP/s"] = benchmark::Counter(2.0 * static_cast<double>(g.multiply_adds()),
-                                                benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["FLOP/s"] =
+      benchmark::Counter(2.0 * static_cast<double>(g.multiply_adds()), benchmark::Counter::kIsIterationInvariantRate);
 }
 
 }  // namespace
@@ -62,9 +63,15 @@ int main(int argc, char** argv) {
           for (const Index batch : {1, 4})
             for (const auto& [algorithm_name, algorithm] : algorithms) {
               const Case c{direction,
-                           {.batch = batch, .in_channels = channels, .in_height = size, .in_width = size,
-                            .out_channels = channels, .kernel_height = kernel, .kernel_width = kernel,
-                            .pad_h = kernel / 2, .pad_w = kernel / 2},
+                           {.batch = batch,
+                            .in_channels = channels,
+                            .in_height = size,
+                            .in_width = size,
+                            .out_channels = channels,
+                            .kernel_height = kernel,
+                            .kernel_width = kernel,
+                            .pad_h = kernel / 2,
+                            .pad_w = kernel / 2},
                            algorithm};
               const std::string name = std::string(direction_name) + "/k" + std::to_string(kernel) + "/c" +
                                        std::to_string(channels) + "/s" + std::to_string(size) + "/n" +

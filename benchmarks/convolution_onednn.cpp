@@ -5,8 +5,8 @@
 #include <unordered_map>
 #include <vector>
 
-// oneDNN on the cases of convolution.cpp: names are direction/kernel/channels/size/batch/layout. Reordering to a blocked
-// layout is not counted. The number of threads is OpenMP's.
+// oneDNN on the cases of convolution.cpp: names are direction/kernel/channels/size/batch/layout. Reordering to a
+// blocked layout is not counted. The number of threads is OpenMP's.
 
 namespace {
 
@@ -43,7 +43,8 @@ void run(benchmark::State& state, const Case& c) {
     if (c.direction == 0) {
       work = convolution_forward(forward);
       implementation = forward.impl_info_str();
-      arguments = {{DNNL_ARG_SRC, make(forward.src_desc())}, {DNNL_ARG_WEIGHTS, make(forward.weights_desc())},
+      arguments = {{DNNL_ARG_SRC, make(forward.src_desc())},
+                   {DNNL_ARG_WEIGHTS, make(forward.weights_desc())},
                    {DNNL_ARG_DST, make(forward.dst_desc())}};
     } else if (c.direction == 1) {
       const convolution_backward_data::primitive_desc d(
@@ -51,7 +52,8 @@ void run(benchmark::State& state, const Case& c) {
           forward);
       work = convolution_backward_data(d);
       implementation = d.impl_info_str();
-      arguments = {{DNNL_ARG_DIFF_SRC, make(d.diff_src_desc())}, {DNNL_ARG_WEIGHTS, make(d.weights_desc())},
+      arguments = {{DNNL_ARG_DIFF_SRC, make(d.diff_src_desc())},
+                   {DNNL_ARG_WEIGHTS, make(d.weights_desc())},
                    {DNNL_ARG_DIFF_DST, make(d.diff_dst_desc())}};
     } else {
       const convolution_backward_weights::primitive_desc d(
@@ -59,7 +61,8 @@ void run(benchmark::State& state, const Case& c) {
           processor, forward);
       work = convolution_backward_weights(d);
       implementation = d.impl_info_str();
-      arguments = {{DNNL_ARG_SRC, make(d.src_desc())}, {DNNL_ARG_DIFF_WEIGHTS, make(d.diff_weights_desc())},
+      arguments = {{DNNL_ARG_SRC, make(d.src_desc())},
+                   {DNNL_ARG_DIFF_WEIGHTS, make(d.diff_weights_desc())},
                    {DNNL_ARG_DIFF_DST, make(d.diff_dst_desc())}};
     }
     state.SetLabel(implementation);
@@ -68,9 +71,9 @@ void run(benchmark::State& state, const Case& c) {
       work.execute(order, arguments);
       order.wait();
     }
-    state.counters["FLOP/s"] = benchmark::Counter(2.0 * static_cast<double>(c.batch * c.channels * c.channels *
-                                                                            c.kernel * c.kernel * c.size * c.size),
-                                                  benchmark::Counter::kIsIterationInvariantRate);
+    state.counters["FLOP/s"] = benchmark::Counter(
+        2.0 * static_cast<double>(c.batch * c.channels * c.channels * c.kernel * c.kernel * c.size * c.size),
+        benchmark::Counter::kIsIterationInvariantRate);
   } catch (const error& e) {
     state.SkipWithError(e.what());
   }

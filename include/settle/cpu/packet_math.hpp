@@ -48,6 +48,9 @@ struct Constants<float> {
   /// (log(1 + f) - f + f^2 / 2) / f^3, 1 + f in [sqrt(1/2), sqrt(2)]
   static constexpr std::array<float, 8> log{0.3333333f, -0.2500082f, 0.20001225f, -0.16623357f, 0.14201774f,
       -0.1316019f, 0.12761486f, -0.07634375f};
+  /// (log(1 + x) - x) / x^2, 0 <= x <= 1
+  static constexpr std::array<float, 9> log1p{-0.499999328f, 0.333305114f, -0.249585878f, 0.196954023f, -0.153554006f,
+      0.106805618f, -0.0576644982f, 0.0202046102f, -0.00331847748f};
   /// (2 atanh(s) - 2s - 2s^3/3) / s^5 in z = s^2, s = f / (2 + f)
   static constexpr std::array<float, 3> atanh{0.40000153f, 0.28547037f, 0.23420973f};
   /// (sin(r) / r - 1) / z in z = r^2, |r| <= pi/4
@@ -167,16 +170,16 @@ SETTLE_INLINE V subtract_multiple(V x, V n) {
     return subtract_multiple<parts, first + 1>(x - n * parts[first], n);
 }
 
-/// exp(x + tail) for exp_lowest <= x <= exp_highest and a tail of a few units in the last place of x. With
+/// exp(x + tail) for exp_lowest <= x <= exp_highest and a tail, if any, of a few units in the last place of x. With
 /// x = 2 n log(2) + r, the power 2^n is multiplied twice, since 2^(2n) may be too large or too small for a number.
-template <IsPacket V>
-SETTLE_INLINE V exp_of_sum(V x, V tail) {
+template <IsPacket V, std::same_as<V>... Tail>
+SETTLE_INLINE V exp_of_sum(V x, Tail... tail) {
   using C = ConstantsOf<V>;
   using T = Lane<V>;
   constexpr T shift = rounder<V> + static_cast<T>(C::exponent_bias);
   const V shifted = x * T(0.72134752044448170368) + shift;
   const V n = shifted - shift;
-  const V r = ((x - n * (2 * C::ln2_high)) - n * (2 * C::ln2_low)) + tail;
+  const V r = (((x - n * (2 * C::ln2_high)) - n * (2 * C::ln2_low)) + ... + tail);
   const V power = from_bits<V>(to_bits(shifted) << C::mantissa_bits);
   return ((polynomial<C::exp>(r) * r + T(1)) * r + T(1)) * power * power;
 }
@@ -360,7 +363,15 @@ SETTLE_INLINE V round(V x) {
 template <IsPacket V>
 SETTLE_INLINE V exp(V x) {
   using C = detail::ConstantsOf<V>;
-  return detail::exp_of_sum(detail::clamp(x, C::exp_lowest, C::exp_highest), V{});
+  return detail::exp_of_sum(detail::clamp(x, C::exp_lowest, C::exp_highest));
+}
+
+/// e^-|x|
+template <IsPacket V>
+SETTLE_INLINE V exp_minus_abs(V x) {
+  constexpr auto lowest = detail::ConstantsOf<V>::exp_lowest;
+  const V a = detail::from_bits<V>(detail::to_bits(x) | detail::sign_bit<V>);
+  return detail::exp_of_sum(select(a < lowest, splat(lowest), a));
 }
 
 /// e^x - 1
@@ -395,6 +406,16 @@ SETTLE_INLINE V log1p(V x) {
   const V outside = select(x == T(-1), splat(-detail::infinity<T>), splat(detail::nan<T>));
   const V inside = select(x > T(-1), result, outside);
   return select((abs(x) < std::numeric_limits<T>::epsilon() / 2) | (x == detail::infinity<T>), x, inside);
+}
+
+/// log(1 + x) for 0 <= x <= 1; any number elsewhere.
+template <IsPacket V>
+SETTLE_INLINE V log1p_of_unit(V x) {
+  using C = detail::ConstantsOf<V>;
+  if constexpr (std::same_as<Lane<V>, float>)
+    return (detail::polynomial<C::log1p>(x) * x) * x + x;
+  else
+    return log1p(x);
 }
 
 /// The square root; NaN below 0. Newton's iteration for 1/sqrt(x), then one step with the exact residual, because
@@ -480,7 +501,7 @@ SETTLE_INLINE V erf(V x) {
   const V a = detail::clamp(abs(x), T(0), C::erf_highest);
   const V z = a * a;
   const V small = a + a * detail::polynomial<C::erf>(z);
-  const V rest = detail::exp_of_sum(-z, V{}) * detail::polynomial<C::erfc>((a - T(3)) / (a + T(3)));
+  const V rest = detail::exp_of_sum(-z) * detail::polynomial<C::erfc>((a - T(3)) / (a + T(3)));
   return detail::copy_sign(select(a < T(1), small, T(1) - rest), x);
 }
 

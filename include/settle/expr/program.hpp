@@ -19,6 +19,7 @@ enum class Operation : std::uint8_t {
   constant,  // the literal
   add, subtract, multiply, divide, negate,
   exp, log, log1p, expm1, sqrt, rsqrt,
+  exp_minus_abs, log1p_of_unit,  // exp(-|a|); log1p(a) for 0 <= a <= 1: what lowering makes
   power,  // a to the literal
   abs, tanh, erf, sin, cos, sigmoid, softplus,
   minimum, maximum,
@@ -109,6 +110,9 @@ struct Program {
         if (at(i.a).operation == negate) return emit({Operation::abs, at(i.a).a});
         if (at(i.a).operation == Operation::abs) return i.a;
         break;
+      case exp_minus_abs:
+        if (at(i.a).operation == negate) return emit({exp_minus_abs, at(i.a).a});
+        break;
       case power:
         if (i.literal == 0) return literal(1);
         if (i.literal == 1) return i.a;
@@ -134,8 +138,7 @@ class Expression {
   constexpr Program* program() const { return program_; }
 
   friend constexpr Expression apply(Operation f, Expression a, double literal = 0) {
-    Program& p = a.home(a);
-    return {p, p.emit({f, a.in(p), -1, -1, literal})};
+    return {*a.program_, a.program_->emit({f, a.index_, -1, -1, literal})};
   }
   friend constexpr Expression apply(Operation f, Expression a, Expression b) {
     Program& p = a.home(b);
@@ -274,7 +277,9 @@ constexpr void differentiate(Operation f, double literal, Expression g, Expressi
     case Op::constant:
     case Op::less:
     case Op::less_equal:
-    case Op::equal: break;
+    case Op::equal:
+    case Op::exp_minus_abs:
+    case Op::log1p_of_unit: break;  // the last two are only in lowered programs, which are not differentiated
     case Op::add: adjoint(0, g), adjoint(1, g); break;
     case Op::subtract: adjoint(0, g), adjoint(1, -g); break;
     case Op::multiply: adjoint(0, g * b), adjoint(1, g * a); break;
@@ -346,7 +351,7 @@ constexpr Program gradient(const Program& p) {
 }
 
 /// The same function in the operations that devices evaluate: sigmoid and softplus become exp(-|x|) and arithmetic, so that
-/// a value and its derivatives share one exponential.
+/// a value and its derivatives share one exponential and one quotient.
 constexpr Program lower(const Program& p) {
   Program out;
   out.inputs = p.inputs;
@@ -354,8 +359,10 @@ constexpr Program lower(const Program& p) {
   const auto moved = [&](int k) { return k < 0 ? -1 : value[static_cast<std::size_t>(k)]; };
   for (const Instruction& i : p.code) {
     if (i.operation == Operation::sigmoid || i.operation == Operation::softplus) {
-      const Expression x(out, moved(i.a)), e = exp(-abs(x));
-      const Expression y = i.operation == Operation::softplus ? max(x, 0.) + log1p(e) : select(x < 0., e, 1.) / (1. + e);
+      const Expression x(out, moved(i.a)), e = apply(Operation::exp_minus_abs, x);
+      const Expression y = i.operation == Operation::softplus
+                               ? select(x < 0., 0., x) + apply(Operation::log1p_of_unit, e)
+                               : select(x < 0., e, 1.) * (1. / (1. + e));
       value.push_back(y.in(out));
     } else {
       value.push_back(out.emit({i.operation, moved(i.a), moved(i.b), moved(i.c), i.literal}));

@@ -4,6 +4,29 @@
 
 namespace settle {
 
+/// While it lives, convolutions on this thread that leave the choice of the algorithm open use a given one:
+/// `PreferredConvAlgorithm prefer(ConvAlgorithm::fft);`. For measurements and for tests of each algorithm.
+class PreferredConvAlgorithm {
+ public:
+  explicit PreferredConvAlgorithm(ConvAlgorithm algorithm) : before_(current()) { current() = algorithm; }
+  ~PreferredConvAlgorithm() { current() = before_; }
+  PreferredConvAlgorithm(const PreferredConvAlgorithm&) = delete;
+  PreferredConvAlgorithm& operator=(const PreferredConvAlgorithm&) = delete;
+
+  /// The algorithm asked for, or the preferred one where that is automatic.
+  static ConvAlgorithm or_preferred(ConvAlgorithm asked) {
+    return asked == ConvAlgorithm::automatic ? current() : asked;
+  }
+
+ private:
+  static ConvAlgorithm& current() {
+    thread_local ConvAlgorithm algorithm = ConvAlgorithm::automatic;
+    return algorithm;
+  }
+
+  ConvAlgorithm before_;
+};
+
 /// How a convolution slides: per image axis (height, width).
 struct ConvOptions {
   std::array<Index, 2> stride{1, 1};
@@ -66,8 +89,8 @@ template <class T, class D>
 Var<T, D> conv(const Var<T, D>& x, const Var<T, D>& weight, const ConvOptions& options = {}) {
   const auto geometry = detail::conv_geometry("conv", x.shape(), weight.shape(), options);
   Tensor<T, D> y(Shape{geometry.batch, geometry.out_channels, geometry.out_height(), geometry.out_width()});
-  cpu::conv_forward(geometry, x.value().data(), weight.value().data(), y.mutable_data(), options.algorithm,
-                    weight.value().derived());
+  cpu::conv_forward(geometry, x.value().data(), weight.value().data(), y.mutable_data(),
+                    PreferredConvAlgorithm::or_preferred(options.algorithm), weight.value().derived());
   return record<T, D>("conv", y, {x, weight}, [=](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     if (gradients.needs(0)) gradients.add(0, conv_input_grad(g, weight, x.shape(), options));
     if (gradients.needs(1)) gradients.add(1, conv_weight_grad(x, g, weight.shape(), options));
@@ -82,8 +105,8 @@ Var<T, D> conv_input_grad(const Var<T, D>& gy, const Var<T, D>& weight, const Sh
   const Shape expected{geometry.batch, geometry.out_channels, geometry.out_height(), geometry.out_width()};
   require(gy.shape() == expected, "conv_input_grad", "expected an output cotangent ", expected, ", got ", gy.shape());
   Tensor<T, D> gx(input);
-  cpu::conv_input_grad(geometry, gy.value().data(), weight.value().data(), gx.mutable_data(), options.algorithm,
-                       weight.value().derived());
+  cpu::conv_input_grad(geometry, gy.value().data(), weight.value().data(), gx.mutable_data(),
+                       PreferredConvAlgorithm::or_preferred(options.algorithm), weight.value().derived());
   return record<T, D>("conv_input_grad", gx, {gy, weight}, [=](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     if (gradients.needs(0)) gradients.add(0, conv(g, weight, options));
     if (gradients.needs(1)) gradients.add(1, conv_weight_grad(g, gy, weight.shape(), options));
@@ -97,7 +120,8 @@ Var<T, D> conv_weight_grad(const Var<T, D>& x, const Var<T, D>& gy, const Shape&
   const Shape expected{geometry.batch, geometry.out_channels, geometry.out_height(), geometry.out_width()};
   require(gy.shape() == expected, "conv_weight_grad", "expected an output cotangent ", expected, ", got ", gy.shape());
   Tensor<T, D> gw(weight);
-  cpu::conv_weight_grad(geometry, x.value().data(), gy.value().data(), gw.mutable_data(), options.algorithm);
+  cpu::conv_weight_grad(geometry, x.value().data(), gy.value().data(), gw.mutable_data(),
+                        PreferredConvAlgorithm::or_preferred(options.algorithm));
   return record<T, D>("conv_weight_grad", gw, {x, gy}, [=](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     if (gradients.needs(0)) gradients.add(0, conv_input_grad(gy, g, x.shape(), options));
     if (gradients.needs(1)) gradients.add(1, conv(x, g, options));

@@ -1,0 +1,303 @@
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "settle/nn/losses.hpp"
+#include "settle/nn/released_models.hpp"
+#include "settle/optim/adam.hpp"
+
+// A whole training step of the released hGRU or convLSTM: forward, backward, Adam. It prints the median of the whole
+// step, the seconds of its phases, its arithmetic and memory traffic, and the peak of its memory by tag.
+//
+// Phases that a step does not run one after the other are measured by leaving them out: the adjoint is the gradient for
+// the stem's bias alone, the weight gradients are what the gradient for all parameters takes beyond that, and the
+// penalty is what the step takes beyond the same step without one.
+
+namespace {
+
+using namespace settle;
+
+struct Settings {
+  Index kernel = 15, size = 150, batch = 1, channels = 25;
+  std::string algorithm = "crbp", model = "hgru", conv_algorithm = "automatic";
+  int steps = 20, neumann = 15, threads = ThreadPool::default_threads(), repeat = 5;
+  bool float64 = false, json = false;
+
+  bool unrolled() const { return algorithm == "bptt" || algorithm == "cbptt"; }
+  bool penalised() const { return algorithm[0] == 'c'; }
+};
+
+constexpr const char* usage =
+    "usage: hgru_step [--model hgru|clstm] [--kernel K] [--size S] [--batch N] [--channels C]\n"
+    "                 [--algorithm bptt|cbptt|rbp|crbp] [--steps T] [--neumann M] [--threads P] [--repeat R]\n"
+    "                 [--conv-algorithm automatic|direct|gemm|fft] [--float64] [--json]\n";
+
+Settings parse(int argc, char** argv) {
+  Settings s;
+  const auto check = [](bool good, const std::string& what) {
+    if (!good) throw std::invalid_argument(what);
+  };
+  for (int k = 1; k < argc; ++k) {
+    const std::string_view name = argv[k];
+    if (name == "--float64") {
+      s.float64 = true;
+      continue;
+    }
+    if (name == "--json") {
+      s.json = true;
+      continue;
+    }
+    check(k + 1 < argc, "unknown option, or one without its value: " + std::string(name));
+    const std::string value = argv[++k];
+    const auto number = [&] {
+      char* end = nullptr;
+      const long n = std::strtol(value.c_str(), &end, 10);
+      check(!value.empty() && *end == 0 && n >= (name == "--neumann" ? 0 : 1),
+            "expected a positive number for " + std::string(name) + ", got '" + value + "'");
+      return n;
+    };
+    const auto choice = [&](std::initializer_list<const char*> choices) {
+      check(std::find(choices.begin(), choices.end(), value) != choices.end(),
+            "unknown value '" + value + "' for " + std::string(name));
+      return value;
+    };
+    if (name == "--kernel")
+      s.kernel = number();
+    else if (name == "--size")
+      s.size = number();
+    else if (name == "--batch")
+      s.batch = number();
+    else if (name == "--channels")
+      s.channels = number();
+    else if (name == "--steps")
+      s.steps = static_cast<int>(number());
+    else if (name == "--neumann")
+      s.neumann = static_cast<int>(number());
+    else if (name == "--threads")
+      s.threads = static_cast<int>(number());
+    else if (name == "--repeat")
+      s.repeat = static_cast<int>(number());
+    else if (name == "--algorithm")
+      s.algorithm = choice({"bptt", "cbptt", "rbp", "crbp"});
+    else if (name == "--model")
+      s.model = choice({"hgru", "clstm"});
+    else if (name == "--conv-algorithm")
+      s.conv_algorithm = choice({"automatic", "direct", "gemm", "fft"});
+    else
+      check(false, "unknown option " + std::string(name));
+  }
+  check(s.kernel % 2 == 1, "the kernel must be odd");
+  check(s.channels % 2 == 1, "the Gabor stem has an odd number of channels: two for each orientation and one");
+  return s;
+}
+
+ConvAlgorithm conv_algorithm(const std::string& name) {
+  using enum ConvAlgorithm;
+  return name == "direct" ? direct : name == "gemm" ? gemm : name == "fft" ? fft : automatic;
+}
+
+double median_seconds(int repeat, const std::function<void()>& f) {
+  std::vector<double> seconds;
+  for (int k = 0; k < repeat; ++k) {
+    const auto start = std::chrono::steady_clock::now();
+    f();
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return (seconds[(seconds.size() - 1) / 2] + seconds[seconds.size() / 2]) / 2;
+}
+
+/// The largest rate at which this machine's threads multiply and add packets that stay in registers.
+template <class T>
+double peak_flops(int threads) {
+  constexpr int chains = 16, rounds = 1 << 20;
+  std::vector<T> sink(static_cast<std::size_t>(threads));
+  const double seconds = median_seconds(5, [&] {
+    ThreadPool::instance().run(threads, [&](int part) {
+      cpu::Packet<T> sums[chains];
+      for (auto& s : sums) s = cpu::splat(T(part));
+      const auto factor = cpu::splat(T(0.999)), term = cpu::splat(T(1e-7));
+      for (int r = 0; r < rounds; ++r)
+        SETTLE_UNROLL for (int c = 0; c < chains; ++c) sums[c] = cpu::held(cpu::fma(sums[c], factor, term));
+      auto total = sums[0];
+      for (int c = 1; c < chains; ++c) total += sums[c];
+      sink[static_cast<std::size_t>(part)] = cpu::sum(total);
+    });
+  });
+  return 2.0 * chains * rounds * cpu::packet_size<T> * threads / seconds;
+}
+
+/// What a step must do: the arithmetic of its convolutions by their definition, and the state-sized reads and writes of
+/// its passes over memory.
+struct Work {
+  double flops = 0, state_passes = 0;
+};
+
+/// `steps` applications of the cell, of which `taped` are recorded and differentiated once for the weights, and
+/// `products` times for the state.
+Work work(const Settings& s, int steps, int taped, int products) {
+  const double pixels = static_cast<double>(s.batch * s.size * s.size), channels = static_cast<double>(s.channels);
+  const double area = static_cast<double>(s.kernel * s.kernel);
+  const bool hgru = s.model == "hgru";
+  const double cell = 2 * pixels * channels * channels * (hgru ? 2 * area + 2 : 4 * area);
+  // Reads and writes: hGRU forward 3 (gated) + 4 convolutions of 2 + 2 statistics of 2 + 4 (s) + 5 (next state).
+  const double forward_passes = hgru ? 24 : 18, product_passes = hgru ? 50 : 28, weight_passes = hgru ? 8 : 8;
+  return {cell * (steps + products + taped),
+          forward_passes * steps + product_passes * (products + taped) + weight_passes * taped};
+}
+
+template <class T, class Net>
+struct Step {
+  const Settings& settings;
+  Net net;
+  Adam<T> adam;
+  Tensor<T> images, target;
+  int products = 0;  ///< of the last step's Neumann series
+
+  Training training(bool with_penalty) const {
+    fixed_point::Penalty penalty = fixed_point::NoPenalty{};
+    // The released convLSTM takes each part of the state against itself.
+    if (with_penalty)
+      penalty = fixed_point::Lcp{.blocks = settings.model == "hgru" ? fixed_point::Blocks::full
+                                                                    : fixed_point::Blocks::diagonal};
+    if (settings.unrolled()) return Bptt{.steps = settings.steps, .penalty = penalty};
+    return Rbp{{.stop = fixed_point::Steps{.count = settings.steps},
+                .adjoint = fixed_point::Neumann{.max_products = std::max(1, settings.neumann), .rtol = 0},
+                .adjoint_state = fixed_point::AdjointState::first_part,
+                .penalty = penalty,
+                .on_fail = fixed_point::OnFail::report}};
+  }
+
+  enum class Until { forward, adjoint, gradient, update };
+
+  void operator()(bool with_penalty, Until until) {
+    Tape<T> tape;
+    const Net taped = on_tape(net, tape);
+    const auto result = run(taped, Var<T>(images), training(with_penalty));
+    auto loss = focal_loss(result.logits, target);
+    if (with_penalty) loss = penalised(loss, result.penalty);
+    if (until == Until::forward) return;
+    std::vector<Var<T>> wanted = parameters<Var<T>>(taped);
+    if (until == Until::adjoint) wanted = {taped.stem.conv0.bias};
+    const auto gradients = grad(loss, wanted);
+    if (result.report) products = result.report->adjoint.products;
+    if (until == Until::update) adam.step(net, gradients);
+  }
+};
+
+template <class T, class Net>
+void measure(const Settings& s, Net net) {
+  Random random(1);
+  Step<T, Net> step{s,
+                    std::move(net),
+                    {},
+                    uniform<T>(Shape{s.batch, 1, s.size, s.size}, 0, 1, random),
+                    Tensor<T>(Shape{s.batch, s.size, s.size}, T{0})};
+  T* target = step.target.mutable_data();
+  for (Index k = 0; k < step.target.size(); ++k) target[k] = random.uniform() < 0.01 ? T{1} : T{0};
+  // A step at rate 0 takes the time of any other, and leaves the net where it is.
+  step.adam.options.rate = 0;
+
+  using Until = typename Step<T, Net>::Until;
+  const bool penalised = s.penalised();
+  const auto whole = [&] { step(penalised, Until::update); };
+  whole();
+  whole();
+  Memory::instance().reset_peak();
+  const auto allocations = Memory::instance().use().allocations;
+  const double seconds = median_seconds(s.repeat, whole);
+  const auto memory = Memory::instance().use();
+  const auto by_tag = Memory::instance().use_by_tag();
+  if (!s.unrolled() && step.products != std::max(1, s.neumann))
+    throw std::runtime_error("only " + std::to_string(step.products) + " Neumann products were done");
+
+  const auto time = [&](bool with_penalty, Until until) {
+    return median_seconds(s.repeat, [&] { step(with_penalty, until); });
+  };
+  const double forward = time(false, Until::forward);
+  const double adjoint = time(false, Until::adjoint) - forward;
+  const double weights = time(false, Until::gradient) - forward - adjoint;
+  const double gradient = penalised ? time(true, Until::gradient) : forward + adjoint + weights;
+  const double penalty = gradient - forward - adjoint - weights;
+  const double optimiser = std::max(0.0, time(penalised, Until::update) - gradient);
+
+  const int products = s.unrolled() ? s.steps : s.neumann + 1;
+  Work done = work(s, s.steps, s.unrolled() ? s.steps : 1, products - (s.unrolled() ? s.steps : 0));
+  if (penalised) {  // the product with a vector of ones, and its gradient
+    const Work extra = work(s, 1, 1, 2);
+    done.flops += extra.flops, done.state_passes += extra.state_passes;
+  }
+  const double bytes =
+      done.state_passes * static_cast<double>(s.batch * s.channels * s.size * s.size) * static_cast<double>(sizeof(T));
+  const double peak = peak_flops<T>(s.threads);
+
+  if (s.json) {
+    std::printf(
+        "{\"model\": \"%s\", \"algorithm\": \"%s\", \"kernel\": %ld, \"size\": %ld, \"batch\": %ld, \"channels\": %ld, "
+        "\"steps\": %d, \"neumann\": %d, \"threads\": %d, \"type\": \"%s\", \"conv_algorithm\": \"%s\", "
+        "\"seconds\": %.6g, \"forward\": %.6g, \"adjoint\": %.6g, \"weight_gradients\": %.6g, \"penalty\": %.6g, "
+        "\"optimiser\": %.6g, \"flops\": %.6g, \"bytes\": %.6g, \"peak_flops\": %.6g, \"fraction_of_peak\": %.4g, "
+        "\"peak_bytes\": %zu, \"allocations\": %zu, \"peak_bytes_by_tag\": {",
+        s.model.c_str(), s.algorithm.c_str(), s.kernel, s.size, s.batch, s.channels, s.steps, s.neumann, s.threads,
+        scalar_name<T>(), s.conv_algorithm.c_str(), seconds, forward, adjoint, weights, penalty, optimiser, done.flops,
+        bytes, peak, done.flops / seconds / peak, memory.peak, memory.allocations - allocations);
+    const char* separator = "";
+    for (const auto& [tag, use] : by_tag) {
+      std::printf("%s\"%s\": %zu", separator, tag.c_str(), use.peak);
+      separator = ", ";
+    }
+    std::printf("}}\n");
+    return;
+  }
+  std::printf("%s %s, %ldx%ld kernel, %ld x %ld x %ldx%ld, %d steps, %d products, %s, %d threads\n", s.model.c_str(),
+              s.algorithm.c_str(), s.kernel, s.kernel, s.batch, s.channels, s.size, s.size, s.steps,
+              s.unrolled() ? 0 : s.neumann, scalar_name<T>(), s.threads);
+  std::printf("  %-22s %10.2f ms\n", "whole step", 1e3 * seconds);
+  for (const auto& [name, value] : {std::pair{"forward", forward},
+                                    {"adjoint", adjoint},
+                                    {"weight gradients", weights},
+                                    {"penalty", penalty},
+                                    {"optimiser", optimiser}})
+    std::printf("    %-20s %10.2f ms\n", name, 1e3 * value);
+  std::printf("  %-22s %10.2f GFLOP by the definition, %.0f GFLOP/s, %.2f of the peak of %.0f\n", "arithmetic",
+              1e-9 * done.flops, 1e-9 * done.flops / seconds, done.flops / seconds / peak, 1e-9 * peak);
+  std::printf("  %-22s %10.2f MB in %.0f passes over a state, %.1f GB/s\n", "traffic", 1e-6 * bytes, done.state_passes,
+              1e-9 * bytes / seconds);
+  std::printf("  %-22s %10.2f MB, %zu blocks asked of the system in %d steps\n", "peak of memory",
+              1e-6 * static_cast<double>(memory.peak), memory.allocations - allocations, s.repeat);
+  for (const auto& [tag, use] : by_tag)
+    std::printf("    %-20s %10.2f MB\n", tag.c_str(), 1e-6 * static_cast<double>(use.peak));
+}
+
+template <class T>
+void measure(const Settings& s) {
+  const ModelOptions options{.kernel = s.kernel, .orientations = (s.channels - 1) / 2};
+  if (s.model == "hgru")
+    measure<T>(s, hgru_net<T>(options));
+  else
+    measure<T>(s, conv_lstm_net<T>(options));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const Settings settings = parse(argc, argv);
+    ThreadPool::instance().resize(settings.threads);
+    const PreferredConvAlgorithm preferred(conv_algorithm(settings.conv_algorithm));
+    if (settings.float64)
+      measure<double>(settings);
+    else
+      measure<float>(settings);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "hgru_step: %s\n%s", e.what(), usage);
+    return 1;
+  }
+}
