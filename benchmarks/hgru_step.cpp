@@ -29,6 +29,7 @@ struct Settings {
   std::string algorithm = "crbp", model = "hgru", conv_algorithm = "automatic";
   int steps = 20, neumann = 15, threads = ThreadPool::default_threads(), repeat = 5;
   bool float64 = false, json = false;
+  bool whole = false;  ///< leave out the phases
 
   bool unrolled() const { return algorithm == "bptt" || algorithm == "cbptt"; }
   bool penalised() const { return algorithm[0] == 'c'; }
@@ -37,7 +38,7 @@ struct Settings {
 constexpr const char* usage =
     "usage: hgru_step [--model hgru|clstm] [--kernel K] [--size S] [--batch N] [--channels C]\n"
     "                 [--algorithm bptt|cbptt|rbp|crbp] [--steps T] [--neumann M] [--threads P] [--repeat R]\n"
-    "                 [--conv-algorithm automatic|direct|gemm|fft] [--float64] [--json]\n";
+    "                 [--conv-algorithm automatic|direct|gemm|fft] [--float64] [--json] [--whole]\n";
 
 Settings parse(int argc, char** argv) {
   Settings s;
@@ -52,6 +53,10 @@ Settings parse(int argc, char** argv) {
     }
     if (name == "--json") {
       s.json = true;
+      continue;
+    }
+    if (name == "--whole") {
+      s.whole = true;
       continue;
     }
     check(k + 1 < argc, "unknown option, or one without its value: " + std::string(name));
@@ -219,7 +224,7 @@ void measure(const Settings& s, Net net) {
     throw std::runtime_error("only " + std::to_string(step.products) + " Neumann products were done");
 
   const auto time = [&](bool with_penalty, Until until) {
-    return median_seconds(s.repeat, [&] { step(with_penalty, until); });
+    return s.whole ? 0.0 : median_seconds(s.repeat, [&] { step(with_penalty, until); });
   };
   const double forward = time(false, Until::forward);
   const double adjoint = time(false, Until::adjoint) - forward;

@@ -51,6 +51,8 @@ SETTLE_INLINE Packet<T> evaluate(Packet<T> a, [[maybe_unused]] Packet<T> b, [[ma
   else if constexpr (operation == Op::log) return log(a);
   else if constexpr (operation == Op::log1p) return log1p(a);
   else if constexpr (operation == Op::expm1) return expm1(a);
+  else if constexpr (operation == Op::exp_minus_abs) return exp_minus_abs(a);
+  else if constexpr (operation == Op::log1p_of_unit) return log1p_of_unit(a);
   else if constexpr (operation == Op::sqrt) return sqrt(a);
   else if constexpr (operation == Op::rsqrt) return rsqrt(a);
   else if constexpr (operation == Op::power) return pow(a, static_cast<T>(literal));

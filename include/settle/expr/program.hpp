@@ -277,9 +277,7 @@ constexpr void differentiate(Operation f, double literal, Expression g, Expressi
     case Op::constant:
     case Op::less:
     case Op::less_equal:
-    case Op::equal:
-    case Op::exp_minus_abs:
-    case Op::log1p_of_unit: break;  // the last two are only in lowered programs, which are not differentiated
+    case Op::equal: break;
     case Op::add: adjoint(0, g), adjoint(1, g); break;
     case Op::subtract: adjoint(0, g), adjoint(1, -g); break;
     case Op::multiply: adjoint(0, g * b), adjoint(1, g * a); break;
@@ -287,7 +285,9 @@ constexpr void differentiate(Operation f, double literal, Expression g, Expressi
     case Op::negate: adjoint(0, -g); break;
     case Op::exp: adjoint(0, g * y); break;
     case Op::log: adjoint(0, g / a); break;
-    case Op::log1p: adjoint(0, g / (1. + a)); break;
+    case Op::log1p:
+    case Op::log1p_of_unit: adjoint(0, g / (1. + a)); break;
+    case Op::exp_minus_abs: adjoint(0, g * y * ((a < 0.) - (a > 0.))); break;
     case Op::expm1: adjoint(0, g * exp(a)); break;
     case Op::sqrt: adjoint(0, 0.5 * g / y); break;
     case Op::rsqrt: adjoint(0, -0.5 * g * (y * y * y)); break;
