@@ -8,10 +8,28 @@ namespace fp = settle::fixed_point;
 namespace {
 
 /// The penalty of an affine step with the given matrix, through the node.
-double lcp_of(const Matrix& w, const fp::Lcp& lcp) {
+double penalty_of(const Matrix& w, const fp::Penalty& penalty) {
   const Shape shape{1, w.n, 1, 1};
   const Var<double> weight = w.weight(), zero = Tensor<double>(shape, 0.0);
-  return fp::solve(Affine{}, {.stop = fp::Steps{2}, .penalty = lcp}, zero, weight, zero).penalty.item();
+  return fp::solve(Affine{}, {.stop = fp::Steps{2}, .penalty = penalty}, zero, weight, zero).penalty.item();
+}
+
+/// What a backward pass of sum(c z) for z = W z + x reports, and the adjoint it found.
+std::pair<fp::AdjointReport, std::vector<double>> adjoint_report(const Matrix& w, const std::vector<double>& c,
+                                                                 const fp::Options& options) {
+  Tape<double> tape;
+  const Shape shape{1, w.n, 1, 1};
+  const Var<double> weight = w.weight(), x = tape.leaf(Tensor<double>(shape, 0.0));
+  const auto solution = fp::solve(Affine{}, options, Var<double>(Tensor<double>(shape, 0.0)), weight, x);
+  const auto g = grad(sum(solution.z * Var<double>(Tensor<double>(shape, c))), {x}).front();
+  return {solution.report->adjoint, to_doubles(g.value())};
+}
+
+std::vector<double> random_vector(int n, std::uint64_t seed) {
+  Random random(seed);
+  std::vector<double> out(static_cast<std::size_t>(n));
+  for (double& v : out) v = random.normal();
+  return out;
 }
 
 }  // namespace
@@ -21,24 +39,32 @@ TEST_CASE("R4: the LCP is the published one on fixed matrices, and blind to -5 I
   w.a = {0.5, 1.0, -2.0,   //
          0.7, 0.1, 0.25,   //
          0.2, 0.3, -1.0};  // column sums 1.4, 1.4, -2.75
-  CHECK(lcp_of(w, {.lambda = 0.9}) == doctest::Approx(2 * 0.25 / 3).epsilon(1e-12));
-  CHECK(lcp_of(w, {.lambda = 0.9, .reduction = fp::Reduction::sum}) == doctest::Approx(2 * 0.25).epsilon(1e-12));
-  CHECK(lcp_of(w, {.lambda = 0.9, .two_sided = true}) == doctest::Approx((2 * 0.25 + 1.85 * 1.85) / 3).epsilon(1e-12));
+  CHECK(penalty_of(w, fp::Lcp{.lambda = 0.9}) == doctest::Approx(2 * 0.25 / 3).epsilon(1e-12));
+  CHECK(penalty_of(w, fp::Lcp{.lambda = 0.9, .reduction = fp::Reduction::sum}) ==
+        doctest::Approx(2 * 0.25).epsilon(1e-12));
+  CHECK(penalty_of(w, fp::Lcp{.lambda = 0.9, .two_sided = true}) ==
+        doctest::Approx((2 * 0.25 + 1.85 * 1.85) / 3).epsilon(1e-12));
   Matrix negative(3);
   for (int i = 0; i < 3; ++i) negative(i, i) = -5;
-  CHECK(lcp_of(negative, {}) == 0);
-  CHECK(lcp_of(negative, {.two_sided = true}) == doctest::Approx(4.1 * 4.1).epsilon(1e-12));
+  CHECK(penalty_of(negative, fp::Lcp{}) == 0);
+  CHECK(penalty_of(negative, fp::Lcp{.two_sided = true}) == doctest::Approx(4.1 * 4.1).epsilon(1e-12));
 }
 
-TEST_CASE("R4: the gradient of the LCP agrees with differences of its value to 1e-7") {
+TEST_CASE("R4: the gradient of every penalty agrees with differences of its value to 1e-7") {
   const Shape shape{2, 4, 1, 1};
   Random random(3);
   const Tensor<double> w0 = random_matrix(4, 5).times(2.0).weight(), x0 = normal<double>(shape, 0, 0.5, random);
-  for (const bool two_sided : {false, true}) {
+  const fp::Penalty penalties[] = {
+      fp::Lcp{.lambda = 0.2}, fp::Lcp{.lambda = 0.2, .two_sided = true},
+      fp::Lcp{.lambda = 0.2, .route = fp::Route::forward_over_reverse},
+      fp::Lcp{.lambda = 0.2, .two_sided = true, .route = fp::Route::forward_over_reverse},
+      fp::Hutchinson{.probes = 2, .seed = 5},
+      // Without power iterations, whose end the differences would move: they are held constant.
+      fp::SpectralHinge{.target = 0.3, .products = 0, .seed = 5}};
+  for (const fp::Penalty& penalty : penalties) {
     for (const double weight : {0.0, 1.0}) {  // the penalty alone, and beside a loss that goes through the node too
-      const fp::Options options{.stop = fp::Steps{1},
-                                .adjoint = fp::ReleasedNeumann{.terms = 0},
-                                .penalty = fp::Lcp{.lambda = 0.2, .two_sided = two_sided}};
+      CAPTURE(penalty.index());
+      const fp::Options options{.stop = fp::Steps{1}, .adjoint = fp::Terms{0}, .penalty = penalty};
       const Var<double> z0 = normal<double>(shape, 0, 0.5, random);
       const auto objective = [&](const Var<double>& w, const Var<double>& x) {
         const auto solution = fp::solve(Tanh{}, options, z0, w, x);
@@ -46,6 +72,7 @@ TEST_CASE("R4: the gradient of the LCP agrees with differences of its value to 1
       };
       Tape<double> tape;
       const Var<double> w = tape.leaf(w0), x = tape.leaf(x0);
+      CHECK(fp::solve(Tanh{}, options, z0, w, x).penalty.item() > 0);
       const auto gradients = grad(objective(w, x), {w, x});
       const auto in_w = central_differences([&](const Tensor<double>& v) { return objective(v, x0).item(); }, w0, 1e-6);
       const auto in_x = central_differences([&](const Tensor<double>& v) { return objective(w0, v).item(); }, x0, 1e-6);
@@ -53,6 +80,206 @@ TEST_CASE("R4: the gradient of the LCP agrees with differences of its value to 1
       CHECK(relative_error(to_doubles(gradients[1].value()), in_x) <= 1e-7);
     }
   }
+}
+
+TEST_CASE("R4: the two routes of the LCP give the same gradient to 1e-13, on a state of two tensors too") {
+  using Pair = std::tuple<Var<double>, Var<double>>;
+  const auto step = [](const Pair& z, const Var<double>& w, const Var<double>& x) {
+    const auto& [h, c] = z;
+    return Pair{Tanh{}(h + c, w, x), map([](auto u, auto v) { return sigmoid(u) * v + u * v; }, h, conv(c, w))};
+  };
+  const Shape shape{2, 4, 1, 1};
+  Random random(3);
+  const Tensor<double> w0 = random_matrix(4, 5).times(2.0).weight(), x0 = normal<double>(shape, 0, 0.5, random);
+  const Pair z0{normal<double>(shape, 0, 0.5, random), normal<double>(shape, 0, 0.5, random)};
+  for (const fp::Blocks blocks : {fp::Blocks::full, fp::Blocks::diagonal}) {
+    double values[2];
+    std::vector<double> gradients[2];
+    for (const fp::Route route : {fp::Route::second_order_tape, fp::Route::forward_over_reverse}) {
+      Tape<double> tape;
+      const Var<double> w = tape.leaf(w0);
+      const auto solution =
+          fp::solve(step, {.stop = fp::Steps{1}, .penalty = fp::Lcp{.lambda = 0.1, .blocks = blocks, .route = route}},
+                    z0, w, Var<double>(x0));
+      const auto k = static_cast<std::size_t>(route);
+      values[k] = solution.penalty.item();
+      gradients[k] = to_doubles(grad(solution.penalty, {w}).front().value());
+    }
+    CHECK(values[0] > 0);
+    CHECK(values[0] == doctest::Approx(values[1]).epsilon(1e-14));
+    CHECK(relative_error(gradients[1], gradients[0]) <= 1e-13);
+  }
+}
+
+TEST_CASE("R4: Hutchinson's estimate of the squared Frobenius norm is unbiased within 3 standard errors") {
+  const Matrix w = random_matrix(8, 2);
+  double exact = 0;
+  for (double v : w.a) exact += v * v;
+  for (const bool rademacher : {true, false}) {
+    const int count = 400;
+    double mean = 0, square = 0;
+    for (int k = 0; k < count; ++k) {
+      const double p = penalty_of(
+          w, fp::Hutchinson{
+                 .rademacher = rademacher, .seed = static_cast<std::uint64_t>(k), .reduction = fp::Reduction::sum});
+      mean += p / count;
+      square += p * p / count;
+    }
+    const double error = std::sqrt((square - mean * mean) / count);
+    CHECK(error < 0.1 * exact);
+    CHECK(std::abs(mean - exact) <= 3 * error);
+  }
+  CHECK(penalty_of(w, fp::Hutchinson{.probes = 4, .reduction = fp::Reduction::mean}) * 8 ==
+        doctest::Approx(penalty_of(w, fp::Hutchinson{.probes = 4, .reduction = fp::Reduction::sum})));
+}
+
+TEST_CASE("R4: SpectralHinge sees the spectral radius where the LCP is blind, within 2 %") {
+  Matrix negative(3);
+  for (int i = 0; i < 3; ++i) negative(i, i) = -5;
+  CHECK(penalty_of(negative, fp::SpectralHinge{.target = 0.9}) == doctest::Approx(4.1 * 4.1).epsilon(1e-12));
+  const Matrix rotation = rotation_matrix(6, 1.3, 1.0), symmetric = symmetric_matrix(10, 1.2, 3);
+  CHECK(std::sqrt(penalty_of(rotation, fp::SpectralHinge{.target = 0.9})) == doctest::Approx(0.4).epsilon(1e-12));
+  CHECK(0.9 + std::sqrt(penalty_of(symmetric, fp::SpectralHinge{.target = 0.9, .products = 60})) ==
+        doctest::Approx(1.2).epsilon(0.02));
+  CHECK(penalty_of(rotation_matrix(6, 0.85, 1.0), fp::SpectralHinge{.target = 0.9}) == 0);
+}
+
+TEST_CASE("R1: with a known Lipschitz constant the adjoint's error is at most what is reported") {
+  const Matrix w = symmetric_matrix(20, 0.9, 3);  // symmetric: |W| is its spectral radius
+  const auto c = random_vector(20, 1);
+  const auto exact = w.transposed().resolvent(c);
+  for (const fp::Adjoint& policy : {fp::Adjoint(fp::Terms{0}), fp::Adjoint(fp::Terms{5}), fp::Adjoint(fp::Terms{30}),
+                                    fp::Adjoint(fp::Gmres{.rtol = 1e-3}), fp::Adjoint(fp::Neumann{.rtol = 1e-3}),
+                                    fp::Adjoint(fp::Phantom{}), fp::Adjoint(fp::NormalCg{.rtol = 1e-2})}) {
+    auto [report, g] = adjoint_report(w, c, {.stop = fp::Steps{1}, .adjoint = policy, .lipschitz = 0.9});
+    for (std::size_t k = 0; k < g.size(); ++k) g[k] -= exact[k];
+    const double error = norm_of(g) / norm_of(c);
+    CHECK(error <= report.error_estimates.front());
+    CHECK(report.error_estimates.front() <= 100 * error);
+  }
+}
+
+TEST_CASE("R2: the loss-error estimate is loss(z*) - loss(z) to three digits") {
+  const Matrix w = scaled_to_radius(random_matrix(30, 2), 0.6);
+  const Shape shape{2, 30, 1, 1};
+  Random random(4);
+  const Tensor<double> x0 = normal<double>(shape, 0, 1, random), target = normal<double>(shape, 0, 0.01, random);
+  const auto run = [&](int steps) {
+    Tape<double> tape;
+    const Var<double> weight = tape.leaf(w.weight()), x = x0;
+    const auto solution = fp::solve(Tanh{}, {.stop = fp::Steps{steps}, .adjoint = fp::Gmres{.rtol = 1e-12}},
+                                    Var<double>(Tensor<double>(shape, 0.0)), weight, x);
+    const Var<double> loss = sum(map([](auto z, auto y) { return sin(z + y); }, solution.z, Var<double>(target)));
+    (void)grad(loss, {weight});
+    return std::pair(loss.item(), solution.report->adjoint.loss_error_estimate);
+  };
+  const double exact = run(300).first;
+  for (const int steps : {10, 14, 18}) {
+    const auto [loss, estimate] = run(steps);
+    CHECK(std::abs(exact - loss) > 1e-9);
+    CHECK(estimate == doctest::Approx(exact - loss).epsilon(2e-3));
+  }
+}
+
+TEST_CASE(
+    "R3: the spectral radius from the adjoint's products is within 5 % on rotations, Jordan blocks and random J") {
+  Matrix jordan(6);
+  for (int i = 0; i < 6; ++i) jordan(i, i) = 0.9;
+  jordan(0, 1) = jordan(2, 3) = jordan(4, 5) = 1;
+  struct Case {
+    Matrix w;
+    double rho;
+  };
+  for (const Case& c : {Case{rotation_matrix(6, 0.95, 1.5), 0.95}, Case{jordan, 0.9},
+                        Case{scaled_to_radius(random_matrix(60, 2), 0.95), 0.95},
+                        Case{symmetric_matrix(20, 0.9, 1), 0.9}, Case{non_normal_matrix(20, 0.5, 20), 0.5}}) {
+    const auto b = random_vector(c.w.n, 5);
+    CHECK(adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = fp::Terms{60}}).first.spectral_radius.front() ==
+          doctest::Approx(c.rho).epsilon(0.05));
+    // GMRES reads it off its Hessenberg matrix.
+    CHECK(adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = fp::Gmres{.restart = 60, .rtol = 1e-9}})
+              .first.spectral_radius.front() == doctest::Approx(c.rho).epsilon(0.05));
+  }
+}
+
+TEST_CASE("the dual weight rises above its dead band, falls below it and keeps still within") {
+  fp::DualWeight dual({.target = 0.9, .dead_band = 0.05, .gain = 2, .initial = 1});
+  dual.update(0.93);
+  CHECK(dual.weight() == 1);
+  dual.update(1.15);
+  CHECK(dual.weight() == doctest::Approx(std::exp(0.4)));
+  dual.update(0.65);
+  CHECK(dual.weight() == doctest::Approx(1));
+  dual.update(std::nan(""));
+  CHECK(dual.weight() == doctest::Approx(std::exp(2.0)));
+  fp::Report report;
+  for (int k = 0; k <= 100; ++k) report.adjoint.spectral_radius.push_back(k / 100.0);
+  dual = fp::DualWeight({.target = 0.5, .dead_band = 0, .gain = 1, .initial = 1});
+  dual.update(report);  // the 95th percentile
+  CHECK(dual.weight() == doctest::Approx(std::exp(0.45)));
+}
+
+TEST_CASE("the sigmoid gate has the published logs' values") {
+  const fp::SigmoidGate gate;
+  CHECK(gate.loss_weight(0) == doctest::Approx(0.99253).epsilon(1e-5));
+  CHECK(gate.loss_weight(1.65e-6) == doctest::Approx(0.5).epsilon(1e-12));
+  CHECK(gate.loss_weight(3e-6) == doctest::Approx(0.018).epsilon(1e-2));
+  CHECK(gate.penalty_weight(1) == doctest::Approx(20));
+}
+
+TEST_CASE("a sequence is tracked with fewer steps than from scratch, and its drift is the distance between frames") {
+  const Matrix w = scaled_to_radius(random_matrix(8, 3), 0.9);
+  const Shape shape{1, 8, 1, 1};
+  Random random(2);
+  const Tensor<double> base = normal<double>(shape, 0, 1, random), change = normal<double>(shape, 0, 0.001, random);
+  std::vector<Var<double>> inputs;
+  Tape<double> tape;
+  for (int t = 0; t < 5; ++t)
+    inputs.push_back(tape.leaf(
+        map([](auto b, auto c, auto k) { return b + k * c; }, Var<double>(base), Var<double>(change), t).value()));
+  const auto step = [&](const Var<double>& z, const Var<double>& x, const Var<double>& weight) {
+    return Affine{}(z, weight, x);
+  };
+  const Var<double> zero = Tensor<double>(shape, 0.0), weight = tape.leaf(w.weight());
+  const fp::Options options{.stop = fp::Residual{.rtol = 1e-8, .max_steps = 1000}, .adjoint = fp::Gmres{.rtol = 1e-8}};
+  const auto sequence = fp::solve_sequence(step, options, zero, inputs, weight);
+  REQUIRE(sequence.frames.size() == 5);
+  std::vector<double> z[5];
+  Var<double> loss = Tensor<double>(Shape{}, 0.0);
+  for (std::size_t t = 0; t < 5; ++t) {
+    z[t] = w.resolvent(to_doubles(inputs[t].value()));
+    CHECK(relative_error(to_doubles(sequence.frames[t].z.value()), z[t]) <= 1e-6);
+    if (t > 0) {
+      CHECK(sequence.frames[t].report->forward.steps < sequence.frames[0].report->forward.steps);
+      CHECK(sequence.drift[t] == doctest::Approx(relative_error(z[t - 1], z[t])).epsilon(1e-2));
+    }
+    loss = loss + sum(sequence.frames[t].z);
+  }
+  const auto gradients = grad(loss, {inputs[0], weight});
+  CHECK(relative_error(to_doubles(gradients[0].value()), w.transposed().resolvent(std::vector<double>(8, 1.0))) <=
+        1e-7);
+  CHECK(sequence.frames[0].report->adjoint.products < sequence.frames[4].report->adjoint.products);
+}
+
+TEST_CASE("a stability profile shows residual, distance, spectral radius and metric at every step") {
+  const double rho = 0.8;
+  const Var<double> z0 = Tensor<double>(Shape{1, 2, 1, 1}, 1.0), x = Tensor<double>(Shape{1, 2, 1, 1}, 0.0);
+  const Var<double> w = rotation_matrix(2, rho, 0.7).weight();
+  const auto profile = fp::stability_profile(
+      Affine{}, {.steps = 12, .reference = 3}, z0, [](const Var<double>& z) { return z.value().values()[0]; }, w, x);
+  REQUIRE(profile.size() == 12);
+  // z_t = (0.8 R)^t z0: by hand.
+  for (int t = 1; t <= 12; ++t) {
+    const auto& point = profile[static_cast<std::size_t>(t - 1)];
+    CHECK(point.step == t);
+    CHECK(point.spectral_radius == doctest::Approx(rho).epsilon(1e-12));
+    CHECK(point.metric == doctest::Approx(std::pow(rho, t) * (std::cos(0.7 * t) - std::sin(0.7 * t))).epsilon(1e-10));
+    const double between = std::sqrt(std::pow(rho * std::cos(0.7) - 1, 2) + std::pow(rho * std::sin(0.7), 2)) / rho;
+    CHECK(point.residual == doctest::Approx(between).epsilon(1e-10));
+  }
+  CHECK(profile[2].distance == doctest::Approx(0).epsilon(1e-12));
+  CHECK(profile[3].distance ==
+        doctest::Approx(std::hypot(rho * std::cos(0.7) - 1, rho * std::sin(0.7))).epsilon(1e-10));
 }
 
 TEST_CASE("the LCP on a tape is attached: its gradient goes through the state that it is taken at") {

@@ -1,81 +1,192 @@
 #pragma once
 #include "settle/fixed_point/forward.hpp"
 
-// The adjoint system g = b + Jᵀ g, solved by products with Jᵀ on plain values.
+// The adjoint system A g = b with A = I - Jᵀ, solved by products with Jᵀ on plain values: the series.
 namespace settle::fixed_point::detail {
 
-/// What the solvers work on. The right-hand side of each system has its largest magnitude in [1, 2), or is zero.
+/// What the solvers work on. The largest magnitude in b is in [1, 2), or b is zero.
 template <class T, class D = Cpu>
 struct AdjointProblem {
-  ValueMap<T, D> product;  ///< v -> Jᵀ v
+  ValueMap<T, D> product;                        ///< v -> Jᵀ v
+  std::function<ValueMap<T, D>()> make_forward;  ///< makes v -> J v
   Index systems = 1;
+  Values<T, D> b;
+  Numbers sizes;  ///< |b| of each system
 };
 
-inline Numbers quotients(const Numbers& a, const Numbers& b) {
-  Numbers out(a.size());
-  for (std::size_t s = 0; s < a.size(); ++s) out[s] = a[s] == 0 ? 0 : a[s] / b[s];
-  return out;
-}
+/// A solution and its residual r = b + Jᵀ g - g, which the solvers start from and improve.
+template <class T, class D = Cpu>
+struct LinearSolution {
+  Values<T, D> g, r;
+};
 
-template <class T>
-Values<T> solve_adjoint(const Neumann& solver, const AdjointProblem<T>& problem, const Values<T>& b,
-                        AdjointReport& report) {
-  constexpr double divergence = 1e4;  // a non-normal J may let the terms grow for a while
-  Values<T> g = b, v = b;
-  const Numbers start = norms(b, problem.systems);
-  Numbers middle = start, mask(start.size(), 1.0);
-  for (std::size_t s = 0; s < start.size(); ++s) {
-    if (!std::isfinite(start[s]))
-      report.samples[s] = Verdict::nonfinite;
-    else if (start[s] == 0)
-      report.samples[s] = Verdict::converged;
-  }
-  const auto active = [&](std::size_t s) { return report.samples[s] == Verdict::not_run; };
-  const auto any_active = [&] {
-    return std::count(report.samples.begin(), report.samples.end(), Verdict::not_run) > 0;
-  };
-  while (any_active()) {
-    v = problem.product(v);
-    ++report.products;
-    for (std::size_t s = 0; s < mask.size(); ++s) mask[s] = active(s) ? 1.0 : 0.0;
-    add_scaled(g, v, mask);
-    const Numbers terms = norms(v, problem.systems), ratios = quotients(terms, norms(g, problem.systems));
-    double largest_ratio = 0;
-    for (std::size_t s = 0; s < mask.size(); ++s) {
-      if (!active(s)) continue;
-      Verdict& verdict = report.samples[s];
-      if (!(ratios[s] <= largest_ratio)) largest_ratio = ratios[s];
-      if (!std::isfinite(terms[s]))
-        verdict = Verdict::nonfinite;
-      else if (ratios[s] <= solver.rtol)
-        verdict = Verdict::converged;
-      else if (terms[s] > divergence * start[s])
-        verdict = Verdict::diverged;
-      else if (report.products >= solver.max_products)
-        verdict = terms[s] > middle[s] ? Verdict::diverged : Verdict::max_steps;
-      if (report.products == solver.max_products / 2) middle[s] = terms[s];
+/// Who is still to be solved, and the common bookkeeping of the solvers.
+class AdjointProgress {
+ public:
+  AdjointProgress(AdjointReport& report, const Numbers& sizes) : report_(report), sizes_(sizes) {
+    report_.samples.assign(sizes.size(), Verdict::not_run);
+    for (std::size_t s = 0; s < sizes.size(); ++s) {
+      if (!std::isfinite(sizes[s]))
+        report_.samples[s] = Verdict::nonfinite;
+      else if (sizes[s] == 0)
+        report_.samples[s] = Verdict::converged;
     }
-    report.trace.push_back(largest_ratio);
   }
-  report.terms = report.products;
-  return g;
+
+  bool active(std::size_t s) const { return report_.samples[s] == Verdict::not_run; }
+  bool any_active() const {
+    return std::find(report_.samples.begin(), report_.samples.end(), Verdict::not_run) != report_.samples.end();
+  }
+  Numbers mask() const {
+    Numbers out(report_.samples.size());
+    for (std::size_t s = 0; s < out.size(); ++s) out[s] = active(s) ? 1.0 : 0.0;
+    return out;
+  }
+  void set(std::size_t s, Verdict v) { report_.samples[s] = v; }
+
+  /// Takes in the systems' residuals after some products, and gives verdicts to those within rtol |b| or not finite.
+  void observe(const Numbers& residuals, double rtol, int new_products) {
+    report_.products += new_products;
+    Numbers going;
+    for (std::size_t s = 0; s < residuals.size(); ++s) {
+      if (!active(s)) continue;
+      going.push_back(residuals[s] / sizes_[s]);
+      if (!std::isfinite(residuals[s]))
+        set(s, Verdict::nonfinite);
+      else if (residuals[s] <= rtol * sizes_[s])
+        set(s, Verdict::converged);
+    }
+    report_.trace.push_back(largest(going));
+  }
+
+  /// The verdict of those still active.
+  void finish(Verdict v) {
+    for (std::size_t s = 0; s < sizes_.size(); ++s)
+      if (active(s)) set(s, v);
+  }
+
+  AdjointReport& report() { return report_; }
+  const Numbers& sizes() const { return sizes_; }
+
+ private:
+  AdjointReport& report_;
+  const Numbers& sizes_;
+};
+
+/// The growth rate of |Jᵀ^k v| in k, the spectral radius for complex pairs too: the geometric mean of the ratios of
+/// successive norms over the last half of them.
+class GrowthRate {
+ public:
+  void add(const Numbers& norms) { norms_.push_back(norms); }
+  int ratios() const { return static_cast<int>(norms_.size()) - 1; }
+  Numbers estimate() const {
+    if (ratios() < 1) return {};
+    const std::size_t last = norms_.size() - 1, first = last / 2;
+    Numbers out(norms_[last].size());
+    for (std::size_t s = 0; s < out.size(); ++s)
+      out[s] = norms_[first][s] > 0
+                   ? std::pow(norms_[last][s] / norms_[first][s], 1.0 / static_cast<double>(last - first))
+                   : 0;
+    return out;
+  }
+  const Numbers& at(std::size_t k) const { return norms_[k]; }
+
+ private:
+  std::vector<Numbers> norms_;
+};
+
+/// Adds terms of the series to g until every system is done or `give_up` says so after a term; r is the last term, so
+/// that it is the residual of g without it. A term `divergence` times the first is a divergence.
+template <class T, class GiveUp>
+void run_series(const Neumann& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+                AdjointProgress& progress, double divergence, const GiveUp& give_up) {
+  GrowthRate growth;
+  const Numbers start = norms(state.r, problem.systems);
+  growth.add(start);
+  add_scaled(state.g, state.r, progress.mask());
+  AdjointReport& report = progress.report();
+  while (progress.any_active()) {
+    if (give_up(growth)) break;
+    if (report.products >= solver.max_products) {
+      const auto half = static_cast<std::size_t>(growth.ratios() / 2);
+      const Numbers now = growth.at(static_cast<std::size_t>(growth.ratios())), then = growth.at(half);
+      for (std::size_t s = 0; s < now.size(); ++s)
+        if (progress.active(s)) progress.set(s, now[s] > then[s] ? Verdict::diverged : Verdict::max_steps);
+      break;
+    }
+    const Numbers mask = progress.mask();
+    state.r = problem.product(state.r);
+    add_scaled(state.g, state.r, mask);
+    ++report.terms;
+    const Numbers terms = norms(state.r, problem.systems);
+    growth.add(terms);
+    progress.observe(terms, solver.rtol, 1);
+    for (std::size_t s = 0; s < terms.size(); ++s)
+      if (progress.active(s) && terms[s] > divergence * start[s]) progress.set(s, Verdict::diverged);
+  }
+  report.spectral_radius = growth.estimate();
 }
 
-/// The released series; its norms are over all systems together.
 template <class T>
-Values<T> solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T>& problem, const Values<T>& b,
-                        AdjointReport& report) {
+void solve_adjoint(const Neumann& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+                   AdjointProgress& progress) {
+  constexpr double divergence = 1e4;  // a non-normal J may let the terms grow for a while
+  run_series(solver, problem, state, progress, divergence, [](const GrowthRate&) { return false; });
+}
+
+template <class T>
+void solve_adjoint(const Terms& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+                   AdjointProgress& progress) {
+  GrowthRate growth;
+  growth.add(norms(state.r, problem.systems));
+  add_scaled(state.g, state.r, progress.mask());
+  for (int k = 0; k < solver.count; ++k) {
+    state.r = problem.product(state.r);
+    add_scaled(state.g, state.r, progress.mask());
+    growth.add(norms(state.r, problem.systems));
+    progress.observe(growth.at(static_cast<std::size_t>(k) + 1), 0, 1);
+  }
+  progress.report().terms = solver.count;
+  progress.report().spectral_radius = growth.estimate();
+  progress.finish(Verdict::steps_done);
+}
+
+template <class T>
+void solve_adjoint(const Phantom& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+                   AdjointProgress& progress) {
+  const auto n = static_cast<std::size_t>(problem.systems);
+  const double share = 1 - solver.damping;
+  for (int k = 0; k < solver.steps; ++k) {
+    add_scaled(state.g, state.r, filled(n, share));
+    if (k + 1 == solver.steps) break;
+    Values<T> next = problem.product(state.r);
+    mix(next, filled(n, share), state.r, filled(n, solver.damping));
+    state.r = std::move(next);
+    progress.observe(norms(state.r, problem.systems), 0, 1);
+  }
+  progress.finish(Verdict::steps_done);
+}
+
+/// The released series; its norms are over all systems together, and the right-hand side is not scaled.
+template <class T>
+void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+                   AdjointProgress& progress) {
   const auto norm = [](const Values<T>& v) { return norms(v, 1).front(); };
-  Values<T> g = b, v = b, returned = b;
-  double previous = norm(b);
+  AdjointReport& report = progress.report();
+  Values<T> g = problem.b, v = problem.b, returned = problem.b;
+  const double start = norm(v);
+  double previous = start;
+  GrowthRate growth;
+  growth.add(norms(v, problem.systems));
   bool rejected_any = false;
   for (int k = 1; k <= solver.terms; ++k) {
     v = problem.product(v);
     ++report.products;
+    growth.add(norms(v, problem.systems));
     Values<T> sum = g;
     add_scaled(sum, v, Numbers{1.0});
     const double size = norm(v), total = norm(sum);
-    report.trace.push_back(total > 0 ? size / total : 0);
+    report.trace.push_back(start > 0 ? size / start : 0);
     const SeriesEnd reason = total > 1         ? SeriesEnd::norm_above_one
                              : size > previous ? SeriesEnd::growth
                              : size < 1e-9     ? SeriesEnd::vanished
@@ -91,17 +202,32 @@ Values<T> solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T>& 
     returned = g;
     if (solver.rejected == Rejected::end) break;
   }
-  const bool finite = std::isfinite(previous);
-  for (Verdict& verdict : report.samples) verdict = finite ? Verdict::steps_done : Verdict::nonfinite;
-  return rejected_any ? returned : g;
+  state.g = rejected_any ? returned : g;
+  report.spectral_radius = growth.estimate();
+  progress.finish(std::isfinite(previous) ? Verdict::steps_done : Verdict::nonfinite);
 }
 
-inline void check(const Adjoint& adjoint) {
-  if (const auto* neumann = std::get_if<Neumann>(&adjoint))
-    require(neumann->max_products >= 1 && neumann->rtol >= 0, "fixed_point",
-            "expected max_products >= 1 and rtol >= 0, got ", neumann->max_products, " and ", neumann->rtol);
-  if (const auto* released = std::get_if<ReleasedNeumann>(&adjoint))
-    require(released->terms >= 0, "fixed_point", "expected terms >= 0, got ", released->terms);
+template <class T>
+void solve_adjoint(const AdjointAnderson& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+                   AdjointProgress& progress) {
+  const auto n = static_cast<std::size_t>(problem.systems);
+  const Iterated<T> map{[&](const Values<T>& g) {
+                          Values<T> next = problem.product(g);
+                          add_scaled(next, problem.b, filled(n, 1));
+                          return next;
+                        },
+                        {},
+                        problem.systems};
+  add_scaled(state.g, state.r, filled(n, 1));
+  ForwardReport forward;
+  Progress iteration(forward, problem.systems, static_cast<double>(std::numeric_limits<T>::epsilon()));
+  const Residual rule{.rtol = solver.rtol, .max_steps = solver.max_products, .compact = false};
+  state.g = *iterate<T>(map, solver.solver, rule, state.g, {}, iteration);
+  AdjointReport& report = progress.report();
+  report.products += forward.steps;
+  for (double residual : forward.residuals) report.trace.push_back(residual / largest(progress.sizes()));
+  for (std::size_t s = 0; s < n; ++s)
+    if (progress.active(s)) progress.set(s, forward.samples[s]);
 }
 
 }  // namespace settle::fixed_point::detail

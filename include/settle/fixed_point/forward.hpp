@@ -6,9 +6,8 @@
 #include <optional>
 #include <utility>
 
-#include "settle/fixed_point/policies.hpp"
+#include "settle/fixed_point/acceleration.hpp"
 #include "settle/fixed_point/report.hpp"
-#include "settle/fixed_point/vectors.hpp"
 
 // The iteration of the state: f is applied to plain values, nothing is recorded, and after the first round no memory is
 // asked of the system.
@@ -17,49 +16,60 @@ namespace settle::fixed_point::detail {
 template <class T, class D = Cpu>
 using ValueMap = std::function<Values<T, D>(const Values<T, D>&)>;
 
-/// The samples' verdicts and residuals as the iteration goes on.
+/// The samples' verdicts and residuals as the iteration goes on. What is observed is about some samples, `rows`.
 class Progress {
  public:
-  Progress(ForwardReport& report, Index systems) : report_(report) {
+  /// `epsilon` is the scalar type's.
+  Progress(ForwardReport& report, Index systems, double epsilon) : report_(report), epsilon_(epsilon) {
     const auto n = static_cast<std::size_t>(systems);
     report_.samples.assign(n, Verdict::not_run);
     report_.relative.assign(n, 0.0);
     best_.assign(n, std::numeric_limits<double>::infinity());
     best_step_.assign(n, 0);
     first_.assign(n, 0.0);
+    first_norm_.assign(n, 0.0);
+    largest_.assign(n, 0.0);
   }
 
-  /// Takes in one application of the step: the residuals |f(z) - z| and the norms |f(z)| of the samples that go on.
-  void observe(const Numbers& residuals, const Numbers& norms) {
+  /// Takes in one application of the step: the residuals |f(z) - z| and the norms |f(z)|.
+  void observe(const Rows& rows, const Numbers& residuals, const Numbers& norms) {
     ++report_.steps;
-    double worst_residual = 0;
-    for (std::size_t s = 0; s < residuals.size(); ++s) {
+    report_.sample_steps += rows.size();
+    Numbers going;
+    for (std::size_t k = 0; k < rows.size(); ++k) {
+      const auto s = static_cast<std::size_t>(rows[k]);
       if (!active(s)) continue;
-      report_.relative[s] = norms[s] > 0 ? residuals[s] / norms[s] : residuals[s];
-      if (!(residuals[s] <= worst_residual)) worst_residual = residuals[s];
-      if (report_.steps == 1) first_[s] = residuals[s];
-      if (residuals[s] < 0.99 * best_[s]) {
-        best_[s] = residuals[s];
+      going.push_back(residuals[k]);
+      report_.relative[s] = norms[k] > 0 ? residuals[k] / norms[k] : residuals[k];
+      if (report_.steps == 1) first_[s] = residuals[k], first_norm_[s] = norms[k];
+      largest_[s] = std::max(largest_[s], residuals[k]);
+      if (residuals[k] < 0.99 * best_[s]) {
+        best_[s] = residuals[k];
         best_step_[s] = report_.steps;
       }
-      if (!std::isfinite(residuals[s]) || !std::isfinite(norms[s])) report_.samples[s] = Verdict::nonfinite;
+      if (!std::isfinite(residuals[k]) || !std::isfinite(norms[k])) report_.samples[s] = Verdict::nonfinite;
     }
-    report_.residuals.push_back(worst_residual);
+    report_.residuals.push_back(largest(going));
   }
 
   /// Gives the samples that are done their verdicts.
-  void judge(const Residual& rule, const Numbers& residuals, const Numbers& norms) {
-    for (std::size_t s = 0; s < residuals.size(); ++s) {
+  void judge(const Residual& rule, const Rows& rows, const Numbers& residuals, const Numbers& norms) {
+    for (std::size_t k = 0; k < rows.size(); ++k) {
+      const auto s = static_cast<std::size_t>(rows[k]);
       if (!active(s)) continue;
       Verdict& verdict = report_.samples[s];
-      if (residuals[s] <= rule.atol + rule.rtol * norms[s])
+      // Small beside f(z) only because z ran away, as where I - J is singular, even until rounding hides the residual:
+      // that is no solution.
+      const bool grew = norms[k] > 100 * first_norm_[s] && norms[k] > 100 * largest_[s];
+      const bool ran_away = grew && (residuals[k] > 0.03 * largest_[s] || epsilon_ * norms[k] > 1e-3 * largest_[s]);
+      if (residuals[k] <= rule.atol + rule.rtol * norms[k] && !ran_away)
         verdict = Verdict::converged;
-      else if (residuals[s] > rule.divergence * best_[s])
+      else if (residuals[k] > rule.divergence * best_[s])
         verdict = Verdict::diverged;
       else if (report_.steps - best_step_[s] >= rule.patience)
-        verdict = Verdict::stalled;
+        verdict = residuals[k] > 2 * first_[s] ? Verdict::diverged : Verdict::stalled;
       else if (report_.steps >= rule.max_steps)
-        verdict = residuals[s] > 2 * first_[s] ? Verdict::diverged : Verdict::max_steps;
+        verdict = residuals[k] > 2 * first_[s] ? Verdict::diverged : Verdict::max_steps;
     }
   }
 
@@ -70,46 +80,41 @@ class Progress {
   }
 
   bool active(std::size_t s) const { return report_.samples[s] == Verdict::not_run; }
-  bool any_active() const {
-    for (std::size_t s = 0; s < report_.samples.size(); ++s)
-      if (active(s)) return true;
-    return false;
+  /// The positions in `rows` of the samples that go on.
+  Rows active_positions(const Rows& rows) const {
+    Rows out;
+    for (std::size_t k = 0; k < rows.size(); ++k)
+      if (active(static_cast<std::size_t>(rows[k]))) out.push_back(static_cast<Index>(k));
+    return out;
   }
   /// 1 for the samples that go on, 0 for the others.
-  Numbers mask() const {
-    Numbers out(report_.samples.size());
-    for (std::size_t s = 0; s < out.size(); ++s) out[s] = active(s) ? 1.0 : 0.0;
+  Numbers mask(const Rows& rows) const {
+    Numbers out;
+    for (Index r : rows) out.push_back(active(static_cast<std::size_t>(r)) ? 1.0 : 0.0);
     return out;
   }
 
   int steps() const { return report_.steps; }
+  void solver_held(std::size_t bytes) { report_.solver_bytes = std::max(report_.solver_bytes, bytes); }
   void finish() { report_.verdict = worst(report_.samples); }
 
  private:
   ForwardReport& report_;
-  Numbers best_, first_;
+  double epsilon_;
+  Numbers best_, first_, first_norm_, largest_;
   std::vector<int> best_step_;
 };
-
-/// The next iterate from z and f(z), in place, for the samples whose mask is 1.
-template <class T>
-void advance(const Plain& solver, Values<T>& z, const Values<T>& fz, const Numbers& mask) {
-  if (solver.damping == 0 && std::count(mask.begin(), mask.end(), 1.0) == std::ssize(mask)) {
-    z = fz;
-    return;
-  }
-  Numbers keep(mask.size()), take(mask.size());
-  for (std::size_t s = 0; s < mask.size(); ++s) {
-    take[s] = mask[s] * (1 - solver.damping);
-    keep[s] = 1 - take[s];
-  }
-  mix(z, keep, fz, take);
-}
 
 inline void check(const Forward& solver, const Stop& stop) {
   if (const auto* plain = std::get_if<Plain>(&solver))
     require(plain->damping >= 0 && plain->damping < 1, "fixed_point", "expected 0 <= damping < 1, got ",
             plain->damping);
+  if (const auto* anderson = std::get_if<Anderson>(&solver))
+    require(anderson->depth >= 1 && anderson->ridge >= 0 && anderson->mixing > 0 && anderson->mixing <= 1,
+            "fixed_point", "expected depth >= 1, ridge >= 0 and 0 < mixing <= 1, got ", anderson->depth, ", ",
+            anderson->ridge, " and ", anderson->mixing);
+  if (const auto* broyden = std::get_if<Broyden>(&solver))
+    require(broyden->rank >= 1, "fixed_point", "expected rank >= 1, got ", broyden->rank);
   if (const auto* steps = std::get_if<Steps>(&stop))
     require(steps->count >= 1, "fixed_point", "expected at least 1 step, got ", steps->count);
   if (const auto* rule = std::get_if<Residual>(&stop)) {
@@ -118,35 +123,95 @@ inline void check(const Forward& solver, const Stop& stop) {
   }
 }
 
+/// The map to iterate, and how to restrict it to some samples (null when that is not possible).
+template <class T, class D = Cpu>
+struct Iterated {
+  ValueMap<T, D> f;
+  std::function<ValueMap<T, D>(const Rows&)> restrict_to;
+  Index systems = 1;
+};
+
+/// The map on the samples at `positions` of what it was on, checked against the values that it had there.
+template <class T>
+ValueMap<T> checked_restriction(const Iterated<T>& map, const Rows& rows, const Values<T>& z, const Values<T>& fz) {
+  constexpr const char* cure =
+      "the step's result for a sample depends on the others in its batch: declare `static constexpr bool "
+      "couples_samples = "
+      "true` in the step, or, if an argument is no batch though its axis 0 is as long as one, wrap it in shared(...)";
+  ValueMap<T> f;
+  Values<T> again;
+  try {
+    f = map.restrict_to(rows);
+    again = f(z);
+  } catch (const Error& error) {
+    fail("fixed_point", cure, " (", error.what(), ")");
+  }
+  const auto systems = static_cast<Index>(rows.size());
+  const Numbers differences = distances(again, fz, systems), sizes = norms(fz, systems);
+  for (std::size_t s = 0; s < sizes.size(); ++s)
+    require(differences[s] <= 8 * std::sqrt(static_cast<double>(std::numeric_limits<T>::epsilon())) * sizes[s],
+            "fixed_point", cure);
+  return f;
+}
+
 /// Iterates z until the stop rule ends it, and leaves in z the point to apply the step to for the result. Returns f(z)
 /// there if it is known. `first` is f(z) at the start, if that is known; `going_on` is called when the start is not the
 /// end.
 template <class T>
-std::optional<Values<T>> iterate(const ValueMap<T>& f, const Forward& solver, const Stop& stop, Values<T>& z,
-                                 Index systems, std::optional<Values<T>> first, Progress& progress,
-                                 const std::function<void()>& going_on) {
-  const auto next = [&](const Values<T>& fz) {
-    std::visit([&](const auto& s) { advance(s, z, fz, progress.mask()); }, solver);
-  };
-  if (const auto* steps = std::get_if<Steps>(&stop)) {
-    for (int k = 1; k < steps->count; ++k) {
-      const Values<T> fz = f(z);
-      progress.observe(distances(fz, z, systems), norms(fz, systems));
-      next(fz);
-    }
-    return std::nullopt;
-  }
-  const Residual& rule = std::get<Residual>(stop);
-  Values<T> fz = first ? std::move(*first) : f(z);
-  for (;;) {
-    const Numbers residuals = distances(fz, z, systems), sizes = norms(fz, systems);
-    progress.observe(residuals, sizes);
-    progress.judge(rule, residuals, sizes);
-    if (!progress.any_active()) return fz;
-    if (progress.steps() == 1) going_on();
-    next(fz);
-    fz = f(z);
-  }
+std::optional<Values<T>> iterate(const Iterated<T>& map, const Forward& forward, const Stop& stop, Values<T>& z,
+                                 std::optional<Values<T>> first, Progress& progress,
+                                 const std::function<void()>& going_on = {}) {
+  return std::visit(
+      [&](const auto& options) -> std::optional<Values<T>> {
+        auto solver = iteration_of<T>(options, map.systems);
+        Rows rows = all_rows(map.systems);
+        if (const auto* steps = std::get_if<Steps>(&stop)) {
+          for (int k = 1; k < steps->count; ++k) {
+            const Values<T> fz = map.f(z);
+            const Numbers residuals = distances(fz, z, map.systems);
+            progress.observe(rows, residuals, norms(fz, map.systems));
+            solver.advance(z, fz, residuals, progress.mask(rows));
+            progress.solver_held(solver.bytes());
+          }
+          return std::nullopt;
+        }
+        const Residual& rule = std::get<Residual>(stop);
+        ValueMap<T> f = map.f;
+        Values<T> fz = first ? std::move(*first) : f(z), all_z, all_fz;
+        for (;;) {
+          Numbers residuals = distances(fz, z, std::ssize(rows));
+          const Numbers sizes = norms(fz, std::ssize(rows));
+          progress.observe(rows, residuals, sizes);
+          progress.judge(rule, rows, residuals, sizes);
+          const Rows going = progress.active_positions(rows);
+          if (going.empty()) break;
+          if (progress.steps() == 1 && going_on) going_on();
+          if (rule.compact && map.restrict_to && 2 * going.size() < rows.size()) {
+            const bool first_time = all_z.empty();
+            if (first_time)
+              all_z = z, all_fz = fz;
+            else
+              scatter_rows(z, rows, all_z), scatter_rows(fz, rows, all_fz);
+            z = gather_rows(z, going);
+            fz = gather_rows(fz, going);
+            residuals = select(residuals, going);
+            rows = select(rows, going);
+            solver.keep(going);
+            f = first_time ? checked_restriction(map, rows, z, fz) : map.restrict_to(rows);
+          }
+          solver.advance(z, fz, residuals, progress.mask(rows));
+          progress.solver_held(solver.bytes());
+          fz = f(z);
+        }
+        if (!all_z.empty()) {
+          scatter_rows(z, rows, all_z);
+          scatter_rows(fz, rows, all_fz);
+          z = std::move(all_z);
+          fz = std::move(all_fz);
+        }
+        return fz;
+      },
+      forward);
 }
 
 }  // namespace settle::fixed_point::detail

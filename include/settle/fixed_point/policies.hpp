@@ -1,4 +1,5 @@
 #pragma once
+#include <cstdint>
 #include <variant>
 
 // The choices that fixed_point::solve takes, as small values.
@@ -11,7 +12,25 @@ struct Plain {
   double damping = 0;
 };
 
-using Forward = std::variant<Plain>;
+/// Anderson acceleration, type II: z <- the combination of the last `depth` + 1 iterates and residuals whose residual
+/// is least, by a Gram matrix of unit columns, so that nothing depends on the residual's size. Holds 2 depth + 4
+/// states.
+struct Anderson {
+  int depth = 5;
+  double ridge = 1e-10;  ///< added to the Gram matrix's diagonal, which is 1
+  double mixing = 1;     ///< the share of the residual that is added, 0 < mixing <= 1
+  double safeguard =
+      100;  ///< a residual this much above the best one undoes the step: f of the best iterate, memory cleared
+};
+
+/// Broyden's good method with limited memory: the inverse Jacobian of f(z) - z as -I plus `rank` outer products, the
+/// oldest dropped first. Holds 2 rank + 5 states.
+struct Broyden {
+  int rank = 20;
+  double safeguard = 100;  ///< as Anderson's
+};
+
+using Forward = std::variant<Plain, Anderson, Broyden>;
 
 // --- when the iteration stops ----------------------------------------------------------------------------------------
 
@@ -22,24 +41,84 @@ struct Steps {
   double rtol = 1e-3;
 };
 
-/// Stops when |f(z) - z| <= atol + rtol |f(z)|, never judged on the damped step. Applies the step at most `max_steps`
-/// times.
+/// Stops a sample when |f(z) - z| <= atol + rtol |f(z)|, never judged on the damped step. A sample that is done is
+/// frozen, and left out of the batch when fewer than half remain (where the step does not mix samples).
 struct Residual {
   double rtol = 1e-4;
   double atol = 0;
-  int max_steps = 100;
+  int max_steps = 100;      ///< applications of the step before the recorded one
   int patience = 50;        ///< stalled when the best residual has not fallen by 1 % in so many steps
   double divergence = 1e4;  ///< diverged when the residual exceeds the best one by this factor
+  bool compact = true;
 };
 
 using Stop = std::variant<Steps, Residual>;
 
 // --- how the adjoint system g = b + Jᵀ g is solved -------------------------------------------------------------------
+// Stop rules are relative to |b|, so the gradient is homogeneous in the loss. A product is one v -> Jᵀ v.
 
-/// g = sum of (Jᵀ)^k b until a term is at most rtol |g|: at most `max_products` products with Jᵀ.
+/// g = sum of (Jᵀ)^k b until a term is at most rtol |b|. Converges where the spectral radius of J is below 1.
 struct Neumann {
-  int max_products = 50;
+  int max_products = 100;
   double rtol = 1e-5;
+};
+
+/// b and `count` further terms of the series; 0 is the one-step gradient (JFB).
+struct Terms {
+  int count = 0;
+};
+
+/// Terms with their number as a type.
+template <int K>
+inline constexpr Terms terms{K};
+
+/// Restarted GMRES: right for any regular I - J. Holds `restart` + 3 states.
+struct Gmres {
+  int restart = 30;
+  int max_products = 120;
+  double rtol = 1e-6;
+};
+
+/// BiCGSTAB: for any regular I - J, though it may break down; holds 8 states.
+struct BiCgStab {
+  int max_products = 200;
+  double rtol = 1e-6;
+};
+
+/// Conjugate gradients on the normal equations, (A Aᵀ + eta I) with A = I - Jᵀ (Liao et al. 2018 with eta = 1e-5).
+/// Counts the products with J, by forward differentiation, too; never breaks down, but squares the condition.
+struct NormalCg {
+  int max_products = 400;
+  double rtol = 1e-6;
+  double eta = 0;
+};
+
+/// Anderson acceleration of g <- b + Jᵀ g.
+struct AdjointAnderson {
+  Anderson solver;
+  int max_products = 100;
+  double rtol = 1e-6;
+};
+
+/// The gradient of `steps` damped steps z <- damping z + (1 - damping) f(z) taken at the fixed point (Geng et al.
+/// 2021).
+struct Phantom {
+  int steps = 5;
+  double damping = 0.5;
+};
+
+/// The exact gradient of the iteration from z0 (plain, a fixed number of steps): back-propagation through time that
+/// keeps about 2 sqrt(steps) states and computes the others again.
+struct Checkpointed {};
+
+/// A matrix of all products, eliminated with pivoting: for tests, states of at most 4096 numbers.
+struct Dense {};
+
+/// Neumann until the ratio of its terms predicts more than `then.restart` further products, then GMRES from where it
+/// got to.
+struct Auto {
+  Neumann first{.max_products = 100, .rtol = 1e-6};
+  Gmres then{};
 };
 
 /// What the released code does at a term that it rejects.
@@ -56,7 +135,8 @@ struct ReleasedNeumann {
   Rejected rejected = Rejected::end;
 };
 
-using Adjoint = std::variant<Neumann, ReleasedNeumann>;
+using Adjoint = std::variant<Auto, Neumann, Terms, Gmres, BiCgStab, NormalCg, AdjointAnderson, Phantom, Checkpointed,
+                             Dense, ReleasedNeumann>;
 
 /// Which parts of a state of several tensors the adjoint system couples.
 enum class AdjointState {
@@ -77,6 +157,12 @@ enum class Blocks {
   diagonal  ///< each part against itself, the parts' penalties added: the released convLSTM (paper 1.3)
 };
 
+/// How the gradient of the LCP is made: both give the same numbers.
+enum class Route {
+  second_order_tape,    ///< the product 1ᵀ J is recorded and differentiated
+  forward_over_reverse  ///< 1ᵀ J u with u_j = (2 / M) max(0, r_j - lambda) held constant is (paper 1.9)
+};
+
 /// The Lipschitz coefficient penalty (paper 1.9): with rᵀ = 1ᵀ ∂f(z)/∂z, the mean (Pathfinder code) or sum (COCO code)
 /// over j of max(0, r_j - lambda)², and of max(0, -r_j - lambda)² too when two-sided.
 struct Lcp {
@@ -84,26 +170,47 @@ struct Lcp {
   Reduction reduction = Reduction::mean;
   bool two_sided = false;
   Blocks blocks = Blocks::full;
+  Route route = Route::second_order_tape;
 };
 
-using Penalty = std::variant<NoPenalty, Lcp>;
+/// An unbiased estimate of |J|² (Frobenius), by `probes` random vectors: the mean over them of |Jᵀ v|², divided by the
+/// number of elements for Reduction::mean. Give another seed at each step.
+struct Hutchinson {
+  int probes = 1;
+  bool rademacher = true;  ///< signs; else standard normal
+  std::uint64_t seed = 0;
+  Reduction reduction = Reduction::mean;
+};
+
+/// The mean over samples of max(0, |Jᵀ v| - target)² for a unit v that `products` power iterations turned towards the
+/// dominant directions, from where the last backward pass got to if there is a warm start. It sees the spectral radius.
+struct SpectralHinge {
+  double target = 0.9;
+  int products = 8;
+  std::uint64_t seed = 0;
+};
+
+using Penalty = std::variant<NoPenalty, Lcp, Hutchinson, SpectralHinge>;
 
 // --- what happens when a solve fails ---------------------------------------------------------------------------------
 
 enum class OnFail {
   throw_error,  ///< Error with the verdict and the residuals
-  report        ///< go on; the report says so
+  report,       ///< go on; the report says so. A diverged adjoint falls back on b, the one-step gradient
+  drop_sample,  ///< a failed sample gets no gradient and, where its state is not finite, keeps z0; they are counted
+  unroll        ///< a failed adjoint is replaced by the gradient of as many plain steps from z0, as Checkpointed
 };
 
-/// Everything that fixed_point::solve may be told. The defaults are the released settings, but for the adjoint's stop
-/// rule.
+/// Everything that fixed_point::solve may be told.
 struct Options {
   Forward forward = Plain{};
   Stop stop = Steps{};
-  Adjoint adjoint = Neumann{};
+  Adjoint adjoint = Auto{};
   AdjointState adjoint_state = AdjointState::full;
   Penalty penalty = NoPenalty{};
   OnFail on_fail = OnFail::throw_error;
+  double lipschitz = 0;       ///< a known bound on |J| below 1, which makes error estimates bounds; 0 if there is none
+  bool check_adjoint = true;  ///< spend one more product on the adjoint's true residual
 };
 
 }  // namespace settle::fixed_point

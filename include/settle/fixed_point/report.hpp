@@ -14,7 +14,7 @@ enum class Verdict {
   converged,   ///< the tolerance was met
   steps_done,  ///< a policy without a tolerance did all that it was asked to do; judge it by the residual
   max_steps,   ///< the tolerance was not met in the steps or products allowed
-  stalled,     ///< the residual no longer falls: a cycle, a slow mode, or the precision's end
+  stalled,     ///< the residual no longer falls: a cycle, a slow mode, a singular system, or the precision's end
   diverged,    ///< the residual grew
   nonfinite    ///< NaN or infinity
 };
@@ -34,13 +34,15 @@ inline Verdict worst(const std::vector<Verdict>& verdicts) {
   return verdicts.empty() ? Verdict::converged : *std::max_element(verdicts.begin(), verdicts.end());
 }
 
-/// What the iteration of the state did.
+/// What the iteration of the state did. Numbers per sample are one in all when the step couples samples.
 struct ForwardReport {
   Verdict verdict = Verdict::not_run;  ///< the worst of the samples'
-  std::vector<Verdict> samples;        ///< one each; one in all when the step couples samples
+  std::vector<Verdict> samples;        ///< one each
   std::vector<double> residuals;       ///< |f(z) - z| at each application of the step, the largest of the samples'
   std::vector<double> relative;        ///< |f(z) - z| / |f(z)| at the end, for each sample
-  int steps = 0;                       ///< applications of the step
+  int steps = 0;                       ///< applications of the step, the one that is recorded again not counted
+  std::size_t sample_steps = 0;        ///< the same, each counted once for every sample that it computed
+  std::size_t solver_bytes = 0;        ///< what Anderson or Broyden remembered
 };
 
 /// Why the released series ended (paper 1.8).
@@ -52,17 +54,23 @@ inline const char* name(SeriesEnd e) {
 }
 inline std::ostream& operator<<(std::ostream& out, SeriesEnd e) { return out << name(e); }
 
-/// What the last backward pass through the node did.
+/// What the last backward pass through the node did. Vectors have a number for each sample, or one in all when the step
+/// couples samples.
 struct AdjointReport {
   Verdict verdict = Verdict::not_run;
   std::vector<Verdict> samples;
-  std::vector<double>
-      trace;  ///< the solver's relative residual or term after each product, the largest of the samples'
-  std::vector<double> residuals;  ///< |b + Jᵀ g - g| / |b| of the result, for each sample, recomputed from scratch
-  int products = 0;               ///< products with Jᵀ that the solver used
-  int terms = 0;                  ///< terms of the Neumann series in the result beside b, where it is one
+  std::vector<double> trace;      ///< the solver's residual over |b| after each product, the largest of the samples'
+  std::vector<double> residuals;  ///< |b + Jᵀ g - g| / |b| of the result, computed from scratch
+  std::vector<double> spectral_radius;  ///< estimated from the solver's own products; empty if it cannot tell
+  /// Of |g - exact| / |b|: the residual times 1 / (1 - lipschitz) if that was given: a bound; else times the larger of
+  /// 1 / |1 - spectral radius| and |g| / |b|: an estimate.
+  std::vector<double> error_estimates;
+  double loss_error_estimate = 0;  ///< loss at the exact fixed point less the loss at z, to first order
+  int products = 0;                ///< products with Jᵀ (and J) that the solver used
+  int terms = 0;                   ///< terms of the Neumann series in the result beside b, where it is one
   SeriesEnd end = SeriesEnd::all_terms;
-  int passes = 0;  ///< backward passes through the node so far
+  bool unrolled = false;  ///< the gradient was made by OnFail::unroll
+  int passes = 0;         ///< backward passes through the node so far
 };
 
 /// What a fixed point's node says about itself. The adjoint's part is filled in by the backward pass.
@@ -72,6 +80,7 @@ struct Report {
   double penalty = 0;
   std::size_t bytes = 0;         ///< held by the node until its graph is freed
   bool couples_samples = false;  ///< the step mixes samples, so the batch is one system with one verdict
+  int dropped = 0;               ///< samples that OnFail::drop_sample left out of the gradient
 
   /// Whether nothing failed so far.
   bool ok() const { return !failed(forward.verdict) && !failed(adjoint.verdict); }

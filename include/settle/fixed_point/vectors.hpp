@@ -89,21 +89,20 @@ Numbers distances(const Values<T>& a, const Values<T>& b, Index systems) {
   return out;
 }
 
-/// The largest |a_j| for each system; NaN where there is one.
+/// The largest |a_j|; NaN if there is one.
 template <class T>
-Numbers largest_magnitudes(const Values<T>& a, Index systems) {
-  Numbers out(static_cast<std::size_t>(systems), 0.0);
-  for (const auto& part : a) {
-    const T* x = part.data();
-    const Index length = systems > 0 ? part.size() / systems : 0;
-    for (Index k = 0; k < systems * length; ++k)
-      if (double& best = out[static_cast<std::size_t>(k / length)]; !(std::abs(static_cast<double>(x[k])) <= best))
-        best = std::abs(static_cast<double>(x[k]));
-  }
-  return out;
+double largest_magnitude(const Values<T>& a) {
+  double best = 0;
+  for (const auto& part : a)
+    for (const T v : part.values()) {
+      const double size = std::abs(static_cast<double>(v));
+      if (size != size) return size;
+      best = std::max(best, size);
+    }
+  return best;
 }
 
-/// y <- c y + d x with numbers for each system. Where d is 0, x is not read: NaN there does not spread.
+/// y <- c y + d x with numbers for each system. Where a number is 0 its vector is not read: NaN there does not spread.
 template <class T>
 void mix(Values<T>& y, const Numbers& c, const Values<T>& x, const Numbers& d) {
   const auto systems = static_cast<Index>(c.size());
@@ -113,7 +112,9 @@ void mix(Values<T>& y, const Numbers& c, const Values<T>& x, const Numbers& d) {
     each_piece(y[p].size(), systems, [&](Index s, Index, Index begin, Index end) {
       const auto keep = static_cast<T>(c[static_cast<std::size_t>(s)]),
                  add = static_cast<T>(d[static_cast<std::size_t>(s)]);
-      if (add == T{0}) {
+      if (add == T{0} && keep == T{0}) {
+        std::fill(to + begin, to + end, T{0});
+      } else if (add == T{0}) {
         if (keep != T{1})
           for (Index k = begin; k < end; ++k) to[k] *= keep;
       } else if (keep == T{0}) {
@@ -145,15 +146,84 @@ Values<T> zeros_like(const Values<T>& a) {
   return out;
 }
 
-/// For each system the power of two that brings its largest magnitude into [1, 2): scaling by it rounds nothing, so a
-/// result computed from the scaled values is homogeneous to the last bit under powers of two. 1 for zero and
-/// non-finite.
+/// The power of two that brings the largest magnitude of all into [1, 2): scaling by it rounds nothing, so a result
+/// computed from the scaled values is homogeneous to the last bit under powers of two. 1 for zero and non-finite
+/// values.
 template <class T>
-Numbers powers_of_two_to_unit(const Values<T>& a, Index systems) {
+double power_of_two_to_unit(const Values<T>& a) {
   constexpr int limit = std::numeric_limits<T>::max_exponent - 8;  // the power itself must be representable
-  Numbers out = largest_magnitudes(a, systems);
-  for (double& v : out)
-    v = v > 0 && std::isfinite(v) ? std::ldexp(1.0, std::clamp(-std::ilogb(v), -limit, limit)) : 1.0;
+  const double v = largest_magnitude(a);
+  return v > 0 && std::isfinite(v) ? std::ldexp(1.0, std::clamp(-std::ilogb(v), -limit, limit)) : 1.0;
+}
+
+/// Numbers of samples, in increasing order.
+using Rows = std::vector<Index>;
+
+/// The given samples of a tensor, along axis 0.
+template <class T>
+Tensor<T> gather_rows(const Tensor<T>& from, const Rows& rows) {
+  Shape shape = from.shape();
+  const Index length = shape[0] > 0 ? from.size() / shape[0] : 0;
+  shape[0] = std::ssize(rows);
+  Tensor<T> out(shape);
+  T* to = out.mutable_data();
+  for (std::size_t k = 0; k < rows.size(); ++k)
+    std::copy_n(from.data() + rows[k] * length, length, to + static_cast<Index>(k) * length);
+  return out;
+}
+
+/// Writes samples back to where gather_rows took them from.
+template <class T>
+void scatter_rows(const Tensor<T>& from, const Rows& rows, Tensor<T>& to) {
+  const Index length = to.shape()[0] > 0 ? to.size() / to.shape()[0] : 0;
+  T* into = to.mutable_data();
+  for (std::size_t k = 0; k < rows.size(); ++k)
+    std::copy_n(from.data() + static_cast<Index>(k) * length, length, into + rows[k] * length);
+}
+
+template <class T>
+Values<T> gather_rows(const Values<T>& from, const Rows& rows) {
+  Values<T> out;
+  for (const auto& part : from) out.push_back(gather_rows(part, rows));
+  return out;
+}
+
+template <class T>
+void scatter_rows(const Values<T>& from, const Rows& rows, Values<T>& to) {
+  for (std::size_t p = 0; p < from.size(); ++p) scatter_rows(from[p], rows, to[p]);
+}
+
+/// Elements of a list of one entry per system.
+template <class List>
+List select(const List& from, const Rows& rows) {
+  List out;
+  for (Index r : rows) out.push_back(from[static_cast<std::size_t>(r)]);
+  return out;
+}
+
+inline Rows all_rows(Index count) {
+  Rows out;
+  for (Index r = 0; r < count; ++r) out.push_back(r);
+  return out;
+}
+
+inline Numbers filled(std::size_t count, double value) { return Numbers(count, value); }
+
+/// -a, a / b with 0 / anything = 0.
+inline Numbers negated(Numbers a) {
+  for (double& v : a) v = -v;
+  return a;
+}
+inline Numbers quotients(const Numbers& a, const Numbers& b) {
+  Numbers out(a.size());
+  for (std::size_t s = 0; s < a.size(); ++s) out[s] = a[s] == 0 ? 0 : a[s] / b[s];
+  return out;
+}
+
+template <class T>
+std::size_t bytes_of(const Values<T>& a) {
+  std::size_t out = 0;
+  for (const auto& part : a) out += static_cast<std::size_t>(part.size()) * sizeof(T);
   return out;
 }
 

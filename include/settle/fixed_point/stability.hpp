@@ -1,0 +1,99 @@
+#pragma once
+#include <cmath>
+#include <vector>
+
+#include "settle/fixed_point/solve.hpp"
+
+namespace settle::fixed_point {
+
+/// What stability_profile measures after `step` applications of the step.
+struct StabilityPoint {
+  int step = 0;
+  double residual = 0;         ///< |f(z) - z| / |f(z)|
+  double distance = 0;         ///< |z - reference state| / |reference state|
+  double spectral_radius = 0;  ///< of the step's Jacobian at z, by power iteration carried on from step to step
+  double metric = 0;
+};
+
+struct StabilitySettings {
+  int steps = 60;      ///< how far the iteration is followed
+  int reference = 20;  ///< the step whose state distances are measured from: that of training
+  int products = 4;    ///< products with Jᵀ at each step; 0: no spectral radius
+};
+
+namespace detail {
+
+template <class P>
+auto as_tuple(const P& prepared) {
+  if constexpr (is_tuple_like<P>::value)
+    return prepared;
+  else
+    return std::tuple<P>(prepared);
+}
+
+template <class F, class Z, class Metric, class... A>
+std::vector<StabilityPoint> profile_prepared(const F& step, const StabilitySettings& settings, const Z& z0,
+                                             const Metric& metric, const A&... arguments) {
+  using V = variable_of<Z>;
+  using T = typename V::value_type;
+  using D = typename V::device_type;
+  const FlatStep<T, D> flat = flatten_step<Z>(step, arguments...);
+  Vars<T, D> fixed = variables<V>(std::tuple<F, A...>(step, arguments...));
+  for (auto& v : fixed) v = stop_gradient(v);
+  const VariableMap<T, D> map = flat(fixed);
+  const ValueMap<T, D> f = on_values<T, D>(map);
+
+  Values<T, D> z = values_of<T, D>(variables<V>(z0)), reference = z, direction;
+  for (int k = 0; k < settings.reference; ++k) reference = f(reference);
+  const double reference_size = norms(reference, 1).front();
+  Random random(0);
+  for (const auto& part : z) direction.push_back(normal<T>(part.shape(), 0, 1, random));
+  normalise(direction, 1);
+
+  std::vector<StabilityPoint> out;
+  for (int k = 1; k <= settings.steps; ++k) {
+    z = f(z);
+    StabilityPoint point{.step = k};
+    // The Jacobian at z and f(z) come from one recorded application.
+    Tape<T, D> tape;
+    Vars<T, D> state;
+    for (const auto& part : z) state.push_back(tape.leaf(part));
+    const Vars<T, D> next = map(state);
+    const Values<T, D> next_values = values_of<T, D>(next);
+    const double size = norms(next_values, 1).front(), moved = distances(next_values, z, 1).front();
+    point.residual = size > 0 ? moved / size : moved;
+    point.distance = distances(z, reference, 1).front() / (reference_size > 0 ? reference_size : 1);
+    Pullback<T, D> product(next, state);
+    double logarithm = 0;
+    for (int i = 0; i < settings.products; ++i) {
+      direction = values_of<T, D>(product(constants<T, D>(direction)));
+      logarithm += std::log(norms(direction, 1).front());
+      normalise(direction, 1);
+    }
+    if (settings.products > 0) point.spectral_radius = std::exp(logarithm / settings.products);
+    Z now{};
+    const Vars<T, D> parts = constants<T, D>(z);
+    auto part = parts.begin();
+    replace_variables<V>(now, part);
+    point.metric = static_cast<double>(metric(std::as_const(now)));
+    out.push_back(point);
+  }
+  return out;
+}
+
+}  // namespace detail
+
+/// Follows z <- f(z, arguments...) for many more steps than training took, and measures at each of them whether the
+/// state has settled, and the task's metric: `metric(z)`, a number. Norms are over the whole batch.
+template <class F, State Z, class Metric, class... A>
+std::vector<StabilityPoint> stability_profile(const F& step, const StabilitySettings& settings, const Z& z0,
+                                              const Metric& metric, const A&... arguments) {
+  if constexpr (requires { step.prepare(arguments...); })
+    return std::apply(
+        [&](const auto&... prepared) { return detail::profile_prepared(step, settings, z0, metric, prepared...); },
+        detail::as_tuple(step.prepare(arguments...)));
+  else
+    return detail::profile_prepared(step, settings, z0, metric, arguments...);
+}
+
+}  // namespace settle::fixed_point
