@@ -426,6 +426,9 @@ void evaluate(const PointwiseFunction<T, Cpu>& function, const Shape& space, std
   using cpu::Put;
   constexpr Index chunk_length = 4096;
   const auto n = inputs.size(), m = results.size();
+  // A gradient has more inputs than its function: only the first orders of a large map are sure to fit.
+  require(n <= cpu::max_operands && m <= cpu::max_operands, "map", "a gradient of this order has ", n, " inputs and ", m,
+          " results, more than ", cpu::max_operands, "; split the map into two");
   std::array<Shape, 2 * cpu::max_operands> shapes;
   for (std::size_t k = 0; k < n; ++k) shapes[k] = inputs[k].shape();
   for (std::size_t r = 0; r < m; ++r) shapes[n + r] = results[r].tensor ? results[r].tensor->shape() : space;
