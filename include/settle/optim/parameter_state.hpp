@@ -52,19 +52,23 @@ class ParameterState {
   NamedTensors<T, Device> values_;
 };
 
-/// Checks one gradient per parameter and calls f(k, parameter, gradient) for each.
+/// Calls f(k, parameter, gradient) for each parameter, once all gradients are known to fit: an error changes nothing.
 template <class T, class Device, class M, class F>
 void for_each_gradient(const char* where, M& module, const std::vector<Var<T, Device>>& gradients, F&& f) {
-  std::size_t k = 0;
-  module.parameters([&](const std::string& name, Var<T, Device>& p) {
+  std::size_t count = 0;
+  module.parameters([&](const std::string& name, const Var<T, Device>& p) {
     require(!p.tape(), where, "expected a module of constants: parameter ", name, " is on a tape");
-    require(k < gradients.size(), where, "expected a gradient for each parameter, got ", gradients.size());
-    const Var<T, Device> g = stop_gradient(gradients[k]);
-    require(g.shape() == p.shape(), where, "expected a gradient of shape ", p.shape(), " for ", name, ", got ",
-            g.shape());
-    f(k++, p, g);
+    require(count < gradients.size(), where, "expected a gradient for each parameter, got ", gradients.size());
+    require(gradients[count].shape() == p.shape(), where, "expected a gradient of shape ", p.shape(), " for ", name,
+            ", got ", gradients[count].shape());
+    ++count;
   });
-  require(k == gradients.size(), where, "expected ", k, " gradients, got ", gradients.size());
+  require(count == gradients.size(), where, "expected ", count, " gradients, got ", gradients.size());
+  std::size_t k = 0;
+  module.parameters([&](const std::string&, Var<T, Device>& p) {
+    f(k, p, stop_gradient(gradients[k]));
+    ++k;
+  });
 }
 
 /// The tensor called `name` in a list. Throws Error when there is none.

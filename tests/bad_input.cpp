@@ -1,0 +1,165 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <string>
+
+#include "settle/io/png.hpp"
+#include "settle/io/safetensors.hpp"
+#include "settle/settle.hpp"
+
+// What goes in wrong comes out as an Error that names what was expected and what was found.
+namespace {
+
+using namespace settle;
+
+Var<double> zeros(const Shape& shape) { return Tensor<double>(shape, 0.0); }
+
+std::filesystem::path scratch(const std::string& name) {
+  const auto folder = std::filesystem::temp_directory_path() / "settle_bad_input";
+  std::filesystem::create_directories(folder);
+  return folder / name;
+}
+
+std::string file(const std::string& name, const std::string& bytes) {
+  const auto path = scratch(name);
+  std::ofstream(path, std::ios::binary) << bytes;
+  return path.string();
+}
+
+std::string contents(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+struct Case {
+  const char* name;
+  std::function<void()> action;
+  std::vector<std::string> says;
+};
+
+fixed_point::Options until_converged() {
+  return {.stop = fixed_point::Residual{.rtol = 1e-6, .max_steps = 200}};
+}
+
+}  // namespace
+
+TEST_CASE("every kind of bad input is an error that says what was expected and what was found") {
+  const std::string parity = std::string(SETTLE_DATA_DIR) + "/parity/hgru_crbp_k3.safetensors";
+  const std::string picture = std::string(SETTLE_DATA_DIR) + "/fixtures/pictures/strokes.png";
+  const auto net = hgru_net<double>({.kernel = 3, .orientations = 2});
+
+  const std::vector<Case> cases{
+      // shapes
+      {"convolution with another number of channels",
+       [] { conv(zeros({1, 25, 8, 8}), zeros({25, 24, 5, 5})); },
+       {"[conv]", "I = 25", "(25, 24, 5, 5)"}},
+      {"shapes that do not broadcast", [] { zeros({2, 3}) + zeros({2, 4}); }, {"(2, 3)", "(2, 4)"}},
+      {"matrices that do not fit", [] { matmul(zeros({2, 3}), zeros({4, 5})); }, {"[matmul]", "3", "4"}},
+      {"an image with two channels for a net that takes one",
+       [&] { predict(net, zeros({1, 2, 8, 8}), 2); },
+       {"[conv]", "I = 2", "(5, 1, 7, 7)"}},
+      {"a target of another size",
+       [] { focal_loss(zeros({1, 2, 8, 8}), Tensor<double>(Shape{1, 8, 9}, 0.0)); },
+       {"[focal_loss]", "(1, 8, 8)", "(1, 8, 9)"}},
+      {"a target that is no class",
+       [] { focal_loss(zeros({1, 2, 2, 2}), Tensor<double>(Shape{1, 2, 2}, 0.5)); },
+       {"[focal_loss]", "0 or 1", "0.5"}},
+      {"more than one number to differentiate",
+       [] {
+         Tape<double> tape;
+         const auto x = tape.leaf(Tensor<double>(Shape{2}, 1.0));
+         grad(x * x, {x});
+       },
+       {"[grad]", "scalar", "(2)"}},
+      {"two tapes in one operation",
+       [] {
+         Tape<double> a, b;
+         a.leaf(Tensor<double>(Shape{2}, 1.0)) + b.leaf(Tensor<double>(Shape{2}, 1.0));
+       },
+       {"two different tapes"}},
+
+      // files
+      {"a tensor of another dtype",
+       [&] { read_safetensors(parity).get<float>("input"); },
+       {"hgru_crbp_k3.safetensors", "input", "F32", "F64"}},
+      {"a tensor that is not there",
+       [&] { read_safetensors(parity).get<double>("no_such_tensor"); },
+       {"hgru_crbp_k3.safetensors", "no_such_tensor"}},
+      {"a truncated safetensors file",
+       [&] { read_safetensors(file("short.safetensors", contents(parity).substr(0, 100000))); },
+       {"short.safetensors"}},
+      {"a safetensors file of noise",
+       [] { read_safetensors(file("noise.safetensors", "this is not a safetensors file")); },
+       {"noise.safetensors"}},
+      {"a file that does not exist", [] { read_safetensors(scratch("absent.safetensors")); }, {"absent.safetensors"}},
+      {"a truncated PNG file",
+       [&] { read_png(file("short.png", contents(picture).substr(0, 200))); },
+       {"short.png"}},
+      {"a PNG file of noise", [] { read_png(file("noise.png", "not a picture")); }, {"noise.png"}},
+
+      // numbers
+      {"NaN in the input of a fixed point",
+       [] {
+         const auto step = [](const Var<double>& z, const Var<double>& x) { return 0.5 * z + x; };
+         fixed_point::solve(step, until_converged(), zeros({1, 4}),
+                            Var(Tensor<double>(Shape{1, 4}, std::numeric_limits<double>::quiet_NaN())));
+       },
+       {"[fixed_point]", "non-finite"}},
+      {"NaN in an image",
+       [&] {
+         Tensor<double> image(Shape{1, 1, 12, 12}, 0.5);
+         image.mutable_data()[7] = std::numeric_limits<double>::quiet_NaN();
+         Tape<double> tape;
+         run(on_tape(net, tape), Var(image), Rbp{until_converged()});
+       },
+       {"[fixed_point]", "non-finite"}},
+      {"a cell that diverges",
+       [] {
+         const auto step = [](const Var<double>& z, const Var<double>& x) { return 3.0 * z + x; };
+         fixed_point::solve(step, until_converged(), zeros({1, 4}), Var(Tensor<double>(Shape{1, 4}, 1.0)));
+       },
+       {"[fixed_point]", "diverged"}},
+      {"no steps at all", [&] { predict(net, zeros({1, 1, 8, 8}), 0); }, {"at least 1 step", "0"}},
+  };
+
+  for (const Case& c : cases) {
+    CAPTURE(c.name);
+    std::string said;
+    try {
+      c.action();
+    } catch (const Error& error) {
+      said = error.what();
+    }
+    CHECK(!said.empty());
+    for (const std::string& part : c.says) CHECK_MESSAGE(said.find(part) != std::string::npos, said);
+  }
+  std::filesystem::remove_all(scratch("").parent_path());
+}
+
+TEST_CASE("an error leaves parameters, optimiser and files as they were") {
+  auto net = hgru_net<float>({.kernel = 3, .orientations = 2});
+  Adam<float> adam;
+  const auto before = parameters<Var<float>>(net);
+  std::vector<Var<float>> gradients;
+  for (const auto& p : before) gradients.push_back(Var(Tensor<float>(p.shape(), 1.f)));
+  gradients.pop_back();
+  CHECK_THROWS_AS(adam.step(net, gradients), Error);
+  const auto after = parameters<Var<float>>(net);
+  for (std::size_t k = 0; k < before.size(); ++k)
+    CHECK(std::ranges::equal(before[k].value().values(), after[k].value().values()));
+  CHECK(adam.steps() == 0);
+
+  const auto path = scratch("kept.safetensors");
+  write_safetensors(path, std::vector{std::pair{std::string("a"), Tensor<float>(Shape{2}, 1.f)}});
+  const std::string kept = contents(path);
+  const std::vector twice{std::pair{std::string("a"), Tensor<float>(Shape{2}, 2.f)},
+                          std::pair{std::string("a"), Tensor<float>(Shape{2}, 3.f)}};
+  CHECK_THROWS_AS(write_safetensors(path, twice), Error);
+  CHECK(contents(path) == kept);
+  CHECK(std::distance(std::filesystem::directory_iterator(path.parent_path()), {}) == 1);
+  std::filesystem::remove_all(path.parent_path());
+}
