@@ -105,7 +105,7 @@ TEST_CASE("every kind of bad input is an error that says what was expected and w
       {"NaN in the input of a fixed point",
        [] {
          const auto step = [](const Var<double>& z, const Var<double>& x) { return 0.5 * z + x; };
-         fixed_point::solve(step, until_converged(), zeros({1, 4}),
+         (void)fixed_point::solve(step, until_converged(), zeros({1, 4}),
                             Var(Tensor<double>(Shape{1, 4}, std::numeric_limits<double>::quiet_NaN())));
        },
        {"[fixed_point]", "non-finite"}},
@@ -120,7 +120,7 @@ TEST_CASE("every kind of bad input is an error that says what was expected and w
       {"a cell that diverges",
        [] {
          const auto step = [](const Var<double>& z, const Var<double>& x) { return 3.0 * z + x; };
-         fixed_point::solve(step, until_converged(), zeros({1, 4}), Var(Tensor<double>(Shape{1, 4}, 1.0)));
+         (void)fixed_point::solve(step, until_converged(), zeros({1, 4}), Var(Tensor<double>(Shape{1, 4}, 1.0)));
        },
        {"[fixed_point]", "diverged"}},
       {"no steps at all", [&] { predict(net, zeros({1, 1, 8, 8}), 0); }, {"at least 1 step", "0"}},
