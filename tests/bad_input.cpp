@@ -41,9 +41,7 @@ struct Case {
   std::vector<std::string> says;
 };
 
-fixed_point::Options until_converged() {
-  return {.stop = fixed_point::Residual{.rtol = 1e-6, .max_steps = 200}};
-}
+fixed_point::Options until_converged() { return {.stop = fixed_point::Residual{.rtol = 1e-6, .max_steps = 200}}; }
 
 }  // namespace
 
@@ -55,18 +53,34 @@ TEST_CASE("every kind of bad input is an error that says what was expected and w
   const std::vector<Case> cases{
       // shapes
       {"convolution with another number of channels",
-       [] { conv(zeros({1, 25, 8, 8}), zeros({25, 24, 5, 5})); },
+       [] {
+         conv(zeros({1, 25, 8, 8}), zeros({25, 24, 5, 5}));
+       },
        {"[conv]", "I = 25", "(25, 24, 5, 5)"}},
-      {"shapes that do not broadcast", [] { zeros({2, 3}) + zeros({2, 4}); }, {"(2, 3)", "(2, 4)"}},
-      {"matrices that do not fit", [] { matmul(zeros({2, 3}), zeros({4, 5})); }, {"[matmul]", "3", "4"}},
+      {"shapes that do not broadcast",
+       [] {
+         zeros({2, 3}) + zeros({2, 4});
+       },
+       {"(2, 3)", "(2, 4)"}},
+      {"matrices that do not fit",
+       [] {
+         matmul(zeros({2, 3}), zeros({4, 5}));
+       },
+       {"[matmul]", "3", "4"}},
       {"an image with two channels for a net that takes one",
-       [&] { predict(net, zeros({1, 2, 8, 8}), 2); },
+       [&] {
+         predict(net, zeros({1, 2, 8, 8}), 2);
+       },
        {"[conv]", "I = 2", "(5, 1, 7, 7)"}},
       {"a target of another size",
-       [] { focal_loss(zeros({1, 2, 8, 8}), Tensor<double>(Shape{1, 8, 9}, 0.0)); },
+       [] {
+         focal_loss(zeros({1, 2, 8, 8}), Tensor<double>(Shape{1, 8, 9}, 0.0));
+       },
        {"[focal_loss]", "(1, 8, 8)", "(1, 8, 9)"}},
       {"a target that is no class",
-       [] { focal_loss(zeros({1, 2, 2, 2}), Tensor<double>(Shape{1, 2, 2}, 0.5)); },
+       [] {
+         focal_loss(zeros({1, 2, 2, 2}), Tensor<double>(Shape{1, 2, 2}, 0.5));
+       },
        {"[focal_loss]", "0 or 1", "0.5"}},
       {"more than one number to differentiate",
        [] {
@@ -96,9 +110,7 @@ TEST_CASE("every kind of bad input is an error that says what was expected and w
        [] { read_safetensors(file("noise.safetensors", "this is not a safetensors file")); },
        {"noise.safetensors"}},
       {"a file that does not exist", [] { read_safetensors(scratch("absent.safetensors")); }, {"absent.safetensors"}},
-      {"a truncated PNG file",
-       [&] { read_png(file("short.png", contents(picture).substr(0, 200))); },
-       {"short.png"}},
+      {"a truncated PNG file", [&] { read_png(file("short.png", contents(picture).substr(0, 200))); }, {"short.png"}},
       {"a PNG file of noise", [] { read_png(file("noise.png", "not a picture")); }, {"noise.png"}},
 
       // numbers
@@ -106,7 +118,7 @@ TEST_CASE("every kind of bad input is an error that says what was expected and w
        [] {
          const auto step = [](const Var<double>& z, const Var<double>& x) { return 0.5 * z + x; };
          (void)fixed_point::solve(step, until_converged(), zeros({1, 4}),
-                            Var(Tensor<double>(Shape{1, 4}, std::numeric_limits<double>::quiet_NaN())));
+                                  Var(Tensor<double>(Shape{1, 4}, std::numeric_limits<double>::quiet_NaN())));
        },
        {"[fixed_point]", "non-finite"}},
       {"NaN in an image",
@@ -123,7 +135,11 @@ TEST_CASE("every kind of bad input is an error that says what was expected and w
          (void)fixed_point::solve(step, until_converged(), zeros({1, 4}), Var(Tensor<double>(Shape{1, 4}, 1.0)));
        },
        {"[fixed_point]", "diverged"}},
-      {"no steps at all", [&] { predict(net, zeros({1, 1, 8, 8}), 0); }, {"at least 1 step", "0"}},
+      {"no steps at all",
+       [&] {
+         predict(net, zeros({1, 1, 8, 8}), 0);
+       },
+       {"at least 1 step", "0"}},
   };
 
   for (const Case& c : cases) {

@@ -48,8 +48,7 @@ TEST_CASE("every snippet of the README and the docs is part of a program that is
   std::string compiled;
   for (const char* folder : {"tests", "examples"})
     for (const auto& entry : std::filesystem::directory_iterator(root / folder))
-      if (entry.path().extension() == ".cpp")
-        compiled += without_indentation(read(entry.path()));
+      if (entry.path().extension() == ".cpp") compiled += without_indentation(read(entry.path()));
 
   std::vector<std::filesystem::path> pages{root / "README.md"};
   for (const auto& entry : std::filesystem::directory_iterator(root / "docs"))

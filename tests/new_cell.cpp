@@ -65,15 +65,14 @@ TEST_CASE("the gradient of the new cell through its fixed point is that of the u
   const auto gradients = [&](const auto& training) {
     Tape<float> tape;
     const Net model = on_tape(net, tape);
-    return grad(focal_loss(run(model, Var(batch.image), training).logits, batch.target),
-                parameters<Var<float>>(model));
+    return grad(focal_loss(run(model, Var(batch.image), training).logits, batch.target), parameters<Var<float>>(model));
   };
   const auto unrolled = gradients(Bptt{.steps = 60});
-  const auto implicit = gradients(Rbp{{.stop = fixed_point::Steps{.count = 60},
-                                       .adjoint = fixed_point::Neumann{.max_products = 80, .rtol = 1e-6}}});
+  const auto implicit = gradients(Rbp{
+      {.stop = fixed_point::Steps{.count = 60}, .adjoint = fixed_point::Neumann{.max_products = 80, .rtol = 1e-6}}});
   for (std::size_t k = 0; k < unrolled.size(); ++k) {
-    const double difference = static_cast<double>(
-        sum(map([](auto a, auto b) { return square(a - b); }, unrolled[k], implicit[k])).item());
+    const double difference =
+        static_cast<double>(sum(map([](auto a, auto b) { return square(a - b); }, unrolled[k], implicit[k])).item());
     const double size = static_cast<double>(sum(map([](auto a) { return square(a); }, unrolled[k])).item());
     CHECK(difference <= 1e-6 * size + 1e-12);  // squared: 1e-3 of the gradient's norm
   }
