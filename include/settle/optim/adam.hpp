@@ -31,9 +31,9 @@ class Adam {
   template <class M>
   void step(M& module, const std::vector<Var<T, Device>>& gradients) {
     first_.prepare("adam", module), second_.prepare("adam", module);
-    ++steps_;
-    const double rate = options.rate / (1 - std::pow(options.beta1, steps_));
-    const double root = 1 / std::sqrt(1 - std::pow(options.beta2, steps_));
+    const int steps = steps_ + 1;
+    const double rate = options.rate / (1 - std::pow(options.beta1, steps));
+    const double root = 1 / std::sqrt(1 - std::pow(options.beta2, steps));
     detail::for_each_gradient("adam", module, gradients, [&](std::size_t k, auto& p, const auto& gradient) {
       const auto updated = map(
           [](auto w, auto g, auto m, auto v, auto decay, auto b1, auto b2, auto eps, auto r, auto correction) {
@@ -44,6 +44,7 @@ class Adam {
           options.epsilon, rate, root);
       p = updated[0], first_[k] = updated[1].value(), second_[k] = updated[2].value();
     });
+    steps_ = steps;
   }
 
   /// The number of steps taken.
