@@ -86,8 +86,10 @@ TEST_CASE("a file of the Python package is read in every dtype") {
       {"U8", {1, 2, 255}},
       {"BOOL", {1, 0, 1}},
   };
-  for (const auto& [name, values] : expected) {
-    CAPTURE(name);
+  for (const auto& entry : expected) {
+    const auto& name = entry.first;
+    const auto& values = entry.second;
+    CAPTURE(file.dtype(name));
     REQUIRE(file.has(name));
     CHECK(file.dtype(name) == name);
     CHECK(file.shape(name) == Shape{static_cast<Index>(values.size())});
