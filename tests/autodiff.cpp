@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "errors.hpp"
 #include "settle/autodiff/checkpoint.hpp"
 #include "settle/autodiff/grad.hpp"
 #include "settle/autodiff/gradcheck.hpp"
@@ -15,16 +16,6 @@
 using namespace settle;
 
 namespace {
-
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 std::vector<double> values(const Var<double>& x) { return {x.value().values().begin(), x.value().values().end()}; }
 

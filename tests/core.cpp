@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "errors.hpp"
 #include "settle/core/error.hpp"
 #include "settle/core/memory.hpp"
 #include "settle/core/random.hpp"
@@ -17,16 +18,6 @@
 using namespace settle;
 
 namespace {
-
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 MemoryUse use_of(const std::string& tag) {
   for (const auto& [name, use] : Memory::instance().use_by_tag())

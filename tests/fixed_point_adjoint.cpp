@@ -29,13 +29,6 @@ struct Prepared : Scaled {
   Var<double> prepare(const Var<double>& x) const { return x * x; }
 };
 
-std::vector<double> random_vector(int n, std::uint64_t seed) {
-  Random random(seed);
-  std::vector<double> out(static_cast<std::size_t>(n));
-  for (double& v : out) v = random.normal();
-  return out;
-}
-
 }  // namespace
 
 TEST_CASE("A1: every exact policy agrees with a dense (I - J)^-T to 1e-8 in double and 1e-4 in float") {

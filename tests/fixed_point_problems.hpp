@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "errors.hpp"
 #include "settle/fixed_point/fixed_point.hpp"
 #include "settle/ops/convolution.hpp"
 #include "settle/ops/map.hpp"
@@ -191,14 +192,12 @@ std::vector<double> central_differences(const F& f, const Tensor<double>& x, dou
   return out;
 }
 
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
+/// Standard normal numbers.
+inline std::vector<double> random_vector(int n, std::uint64_t seed) {
+  Random random(seed);
+  std::vector<double> out(static_cast<std::size_t>(n));
+  for (double& v : out) v = random.normal();
+  return out;
 }
 
 }  // namespace problems

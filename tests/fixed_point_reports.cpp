@@ -25,13 +25,6 @@ std::pair<fp::AdjointReport, std::vector<double>> adjoint_report(const Matrix& w
   return {solution.report->adjoint, to_doubles(g.value())};
 }
 
-std::vector<double> random_vector(int n, std::uint64_t seed) {
-  Random random(seed);
-  std::vector<double> out(static_cast<std::size_t>(n));
-  for (double& v : out) v = random.normal();
-  return out;
-}
-
 }  // namespace
 
 TEST_CASE("R4: the LCP is the published one on fixed matrices, and blind to -5 I") {

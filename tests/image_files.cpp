@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "errors.hpp"
 #include "settle/core/random.hpp"
 #include "settle/data/resize.hpp"
 #include "settle/io/gif.hpp"
@@ -36,18 +37,6 @@ std::string bytes_of(const fs::path& path) {
 }
 
 void write_bytes(const fs::path& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
-
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 Image8 noise(Index height, Index width, Index channels, Index levels = 256) {
   Random random(7, static_cast<std::uint64_t>(height * 1000 + width));

@@ -1,3 +1,4 @@
+#include "errors.hpp"
 #include "settle/ops/all.hpp"
 
 #include <doctest/doctest.h>
@@ -43,15 +44,6 @@ double largest(const Tensor<double>& x) {
   double m = 0;
   for (double v : x.values()) m = std::max(m, std::abs(v));
   return m;
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 std::string text_of(const std::filesystem::path& file) {

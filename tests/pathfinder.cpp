@@ -1,3 +1,4 @@
+#include "errors.hpp"
 #include "settle/data/pathfinder.hpp"
 
 #include <doctest/doctest.h>
@@ -33,18 +34,6 @@ struct Threads {
   explicit Threads(int count) { ThreadPool::instance().resize(count); }
   ~Threads() { ThreadPool::instance().resize(before); }
 };
-
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 bool same(const Tensor<float>& a, const Tensor<float>& b) {
   return a.shape() == b.shape() && std::equal(a.data(), a.data() + a.size(), b.data());

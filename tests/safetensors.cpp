@@ -1,3 +1,4 @@
+#include "errors.hpp"
 #include "settle/io/safetensors.hpp"
 
 #include <doctest/doctest.h>
@@ -44,16 +45,6 @@ std::string little_endian(std::uint64_t number) {
 /// A file with this header and as many bytes of data.
 std::string with_header(const std::string& header, std::size_t data_bytes) {
   return little_endian(header.size()) + header + std::string(data_bytes, '\1');
-}
-
-template <class Action>
-std::string error_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 template <class T>

@@ -128,10 +128,8 @@ class AndersonIteration {
   }
 
   void keep(const Rows& rows) {
-    for (auto* list : {&z_, &r_})
-      if (!list->empty()) *list = gather_rows(*list, rows);
-    for (auto* history : {&dz_, &dr_})
-      for (auto& column : *history) column = gather_rows(column, rows);
+    for (auto* list : {&z_, &r_}) *list = gather_rows(*list, rows);
+    for (auto* history : {&dz_, &dr_}) *history = gather_rows(*history, rows);
     for (auto& row : gram_)
       for (auto& numbers : row) numbers = select(numbers, rows);
     count_ = select(count_, rows);
@@ -246,10 +244,8 @@ class BroydenIteration {
   }
 
   void keep(const Rows& rows) {
-    for (auto* list : {&z_, &r_})
-      if (!list->empty()) *list = gather_rows(*list, rows);
-    for (auto* factors : {&u_, &v_})
-      for (auto& column : *factors) column = gather_rows(column, rows);
+    for (auto* list : {&z_, &r_}) *list = gather_rows(*list, rows);
+    for (auto* factors : {&u_, &v_}) *factors = gather_rows(*factors, rows);
     best_.keep(rows);
   }
 

@@ -181,9 +181,10 @@ void scatter_rows(const Tensor<T>& from, const Rows& rows, Tensor<T>& to) {
     std::copy_n(from.data() + static_cast<Index>(k) * length, length, into + rows[k] * length);
 }
 
-template <class T>
-Values<T> gather_rows(const Values<T>& from, const Rows& rows) {
-  Values<T> out;
+/// The same of every part of a state, or of every state of a history; nothing of nothing.
+template <class Part>
+std::vector<Part> gather_rows(const std::vector<Part>& from, const Rows& rows) {
+  std::vector<Part> out;
   for (const auto& part : from) out.push_back(gather_rows(part, rows));
   return out;
 }
