@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -21,8 +22,7 @@ using Json = nlohmann::ordered_json;
 
 namespace {
 
-// --- what is trained, on what
-// -----------------------------------------------------------------------------------------
+// --- what is trained, on what --------------------------------------------------------------------
 
 struct Settings {
   std::filesystem::path output = "out/quickstart";
@@ -56,20 +56,19 @@ class Images {
 
   const std::vector<PathfinderBatch>& batches() const { return batches_; }
 
-  /// The batch of a training step: each round through the images sees them mirrored another way.
+  /// Images and targets of a training step: each round through the images sees them mirrored another way.
   PathfinderBatch training_batch(Index step) const {
     const auto count = static_cast<Index>(batches_.size());
     const PathfinderBatch& batch = batches_[static_cast<std::size_t>(step % count)];
     const auto flip = static_cast<Flip>(step / count % 4);
-    return {flipped(batch.image, flip), flipped(batch.target, flip), flipped(batch.dashes, flip)};
+    return {.image = flipped(batch.image, flip), .target = flipped(batch.target, flip), .dashes = {}};
   }
 
  private:
   std::vector<PathfinderBatch> batches_;
 };
 
-// --- how it is told
-// ---------------------------------------------------------------------------------------------------
+// --- how it is told ------------------------------------------------------------------------------
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -100,8 +99,7 @@ Json scores(const Confusion& c) {
           {"balanced_accuracy", c.balanced_accuracy()}};
 }
 
-// --- training
-// ---------------------------------------------------------------------------------------------------------
+// --- training ------------------------------------------------------------------------------------
 
 /// One line of metrics.jsonl a step, and the progress line.
 class Log {
@@ -212,8 +210,7 @@ double train(FeedForwardNet<float>& net, const Settings& s, const Images& images
   return now;
 }
 
-// --- evaluation
-// -------------------------------------------------------------------------------------------------------
+// --- evaluation ----------------------------------------------------------------------------------
 
 /// Counts over the held-out images, in batches as in training: batch norm uses the batch's statistics.
 template <class Predict>
@@ -231,8 +228,7 @@ Tensor<float> mark_all(const PathfinderBatch& batch) {
   return map([](auto d, auto c) { return c * (d - 0.5); }, dashes, sign).value();
 }
 
-// --- pictures
-// ---------------------------------------------------------------------------------------------------------
+// --- pictures ------------------------------------------------------------------------------------
 
 constexpr Index zoom = 5, gap = 2;
 
@@ -302,8 +298,7 @@ void write_pictures(const Settings& s, const Net& net, const Images& images) {
   write_gif(s.output / "segmentation.gif", frames, timing);
 }
 
-// --- the command line
-// -------------------------------------------------------------------------------------------------
+// --- the command line ----------------------------------------------------------------------------
 
 constexpr const char* usage =
     "quickstart [--output FOLDER] [--seed N] [--training-steps N] [--batch N] [--recurrent-steps N]\n"
