@@ -287,7 +287,8 @@ TEST_CASE("the parity cases are read, and their objective adds up") {
     for (const std::string& name : file.names) {
       if (!name.starts_with("grad.")) continue;
       CHECK(file.shape(name) == file.shape("param." + name.substr(5)));
-      for (double value : file.get<double>(name).values()) REQUIRE(std::isfinite(value));
+      const Tensor<double> gradient = file.get<double>(name);
+      for (double value : gradient.values()) REQUIRE(std::isfinite(value));
     }
     double total = file.get<double>("loss").item();
     if (file.metadata.at("penalty") == "1") total += number("penalty_weight") * file.get<double>("penalty").item();
