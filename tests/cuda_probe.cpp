@@ -1,0 +1,92 @@
+#include <doctest/doctest.h>
+
+#include <filesystem>
+#include <string>
+
+#include "errors.hpp"
+#include "settle/cuda/probe.hpp"
+#include "temporary_folder.hpp"
+
+using namespace settle;
+using cuda::Status;
+
+namespace {
+
+/// The fake run-time library under the name that is looked for.
+struct FakeRuntime {
+  FakeRuntime() {
+    const std::string name = "libcudart.so." + std::to_string(CUDART_VERSION / 1000);
+    std::filesystem::copy_file(SETTLE_FAKE_CUDA_RUNTIME, folder.path() / name);
+  }
+  TemporaryFolder folder;
+};
+
+/// What the probe makes of a run-time library that gives these answers.
+cuda::Probe probe_of(cudaError_t error, int devices, int driver) {
+  const FakeRuntime fake;
+  cuda::Runtime runtime(fake.folder.path());
+  REQUIRE(runtime.library.usable());
+  *runtime.library.find<int>("fake_error") = error;
+  *runtime.library.find<int>("fake_devices") = devices;
+  *runtime.library.find<int>("fake_driver") = driver;
+  return cuda::probe(runtime);
+}
+
+}  // namespace
+
+TEST_CASE("the probe tells what is missing apart, and says it in a sentence") {
+  const cuda::Probe ready = probe_of(cudaSuccess, 2, CUDART_VERSION);
+  CHECK(ready.status == Status::ready);
+  CHECK(ready.devices == 2);
+  CHECK(ready.sentence == "CUDA is ready: 2 devices");
+
+  const cuda::Probe no_driver = probe_of(cudaErrorInsufficientDriver, 7, 0);
+  CHECK(no_driver.status == Status::no_driver);
+  CHECK(no_driver.devices == 0);
+  CHECK(no_driver.sentence == "no NVIDIA driver is installed");
+
+  const cuda::Probe old_driver = probe_of(cudaErrorInsufficientDriver, 0, 11080);
+  CHECK(old_driver.status == Status::old_driver);
+  CHECK(contains(old_driver.sentence, "the NVIDIA driver is too old: it serves CUDA 11.8, the toolkit is CUDA 1"));
+
+  for (const cudaError_t error : {cudaSuccess, cudaErrorNoDevice}) {
+    const cuda::Probe no_device = probe_of(error, 0, CUDART_VERSION);
+    CHECK(no_device.status == Status::no_device);
+    CHECK(no_device.sentence == "no CUDA device is present");
+  }
+  const cuda::Probe silent = probe_of(cudaErrorSystemNotReady, 1, CUDART_VERSION);
+  CHECK(silent.status == Status::no_device);
+  CHECK(silent.sentence == "no CUDA device answers: cudaErrorOfTheTest");
+}
+
+TEST_CASE("without a toolkit the probe names the library that cannot be opened") {
+  const TemporaryFolder empty;
+  const cuda::Runtime runtime(empty.path());
+  CHECK(!runtime.library.usable());
+  const cuda::Probe probe = cuda::probe(runtime);
+  CHECK(probe.status == Status::no_toolkit);
+  CHECK(contains(probe.sentence, "no CUDA toolkit: "));
+  CHECK(contains(probe.sentence, (empty.path() / "libcudart.so.").string()));
+  CHECK(!cuda::Nvrtc(empty.path()).library.usable());
+  CHECK(!cuda::Cublas(empty.path()).library.usable());
+  CHECK(!cuda::Cudnn(empty.path()).library.usable());
+}
+
+TEST_CASE("a library that lacks a function is not usable, and the function is named") {
+  const FakeRuntime fake;
+  cuda::Library library("libcudart.so." + std::to_string(CUDART_VERSION / 1000), fake.folder.path());
+  CHECK(library.usable());
+  CHECK(library.reason().empty());
+  CHECK(!library.find<void()>("cudaOfTomorrow"));
+  CHECK(!library.usable());
+  CHECK(contains(library.reason(), "has no function cudaOfTomorrow"));
+}
+
+TEST_CASE("the probe's status here agrees with what the system shows") {
+  const cuda::Probe probe = cuda::probe(cuda::Runtime());
+  MESSAGE("this machine: " << probe.sentence);
+  const bool driver = std::filesystem::exists("/proc/driver/nvidia/version") || std::filesystem::exists("/dev/dxg");
+  CHECK((probe.status == Status::ready) == (probe.devices > 0));
+  if (probe.status != Status::no_toolkit && !driver) CHECK(probe.status == Status::no_driver);
+  if (probe.status == Status::ready || probe.status == Status::old_driver) CHECK(driver);
+}
