@@ -1,0 +1,24 @@
+#pragma once
+#include <utility>
+#include <vector>
+
+#include "settle/kernels/fold.hpp"
+#include "settle/kernels/move.hpp"
+#include "settle/kernels/random.hpp"
+
+namespace settle::kernels {
+
+/// Every kernel whose text is written by hand, for both scalar types. The kernels of maps are printed when they are
+/// needed.
+inline std::vector<Kernel> registry() {
+  std::vector<Kernel> out;
+  const auto add = [&]<class T>(T) {
+    for (Kernel kernel : {fold_sums<T>(), fold_maxima<T>(), random_uniform<T>(), random_normal<T>(), copy_strided<T>(),
+                          gather<T>(), multiply_along<T>(), max_pool_positions<T>(), max_pool_adjoint<T>()})
+      out.push_back(std::move(kernel));
+  };
+  add(float{}), add(double{});
+  return out;
+}
+
+}  // namespace settle::kernels

@@ -1,0 +1,317 @@
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <initializer_list>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "emulator.hpp"
+#include "kernel_cases.hpp"
+#include "run_program.hpp"
+#include "settle/core/random.hpp"
+
+using namespace settle;
+using kernel_cases::MapCase;
+using kernels::Kernel;
+using kernels::Put;
+
+#if defined(__SANITIZE_THREAD__)
+#define SETTLE_THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SETTLE_THREAD_SANITIZER 1
+#endif
+#endif
+
+#ifdef SETTLE_THREAD_SANITIZER
+// A race is this program's to count: one of the tests plants one.
+std::atomic<int> races = 0;
+extern "C" void __tsan_on_report(void*) { ++races; }
+extern "C" const char* __tsan_default_options() { return "exitcode=0"; }
+#endif
+
+namespace {
+
+void launch(const Kernel& kernel, const kernels::Grid& grid, void** arguments) {
+  const emulator::Function* function = emulator::find(kernel.name.c_str());
+  REQUIRE_MESSAGE(function, kernel.name);
+#ifdef SETTLE_THREAD_SANITIZER
+  const int before = races;
+#endif
+  emulator::launch(*function, {grid.blocks, grid.blocks_y}, {grid.threads, grid.threads_y}, arguments);
+#ifdef SETTLE_THREAD_SANITIZER
+  CHECK_MESSAGE(races == before, kernel.name);
+#endif
+}
+
+/// Runs a kernel with one thread for each of `count` values, in blocks of 32.
+template <class... A>
+void launch_each(const Kernel& kernel, Index count, A... arguments) {
+  void* addresses[] = {&arguments...};
+  if (count > 0) launch(kernel, {kernels::groups_of(32, count), 1, 32, 1}, addresses);
+}
+
+template <class T>
+std::vector<T> random_values(Index count, double low, double high, Random& random) {
+  std::vector<T> out;
+  for (Index k = 0; k < count; ++k) out.push_back(static_cast<T>(random.uniform(low, high)));
+  return out;
+}
+
+/// The place in a tensor that broadcasts to `space` of the k-th place in `space`.
+std::size_t place(const Shape& tensor, const Shape& space, Index k) {
+  Index at = 0, stride = 1;
+  for (int a = 1; a <= space.rank(); k /= space[-a], ++a)
+    if (a <= tensor.rank()) {
+      if (tensor[-a] > 1) at += k % space[-a] * stride;
+      stride *= tensor[-a];
+    }
+  return static_cast<std::size_t>(at);
+}
+
+/// |got - expected| against the largest |expected|, but at least `scale`.
+template <class T>
+double error_of(const std::vector<T>& got, const std::vector<double>& expected, double scale) {
+  REQUIRE(got.size() == expected.size());
+  double worst = 0;
+  for (const double v : expected) scale = std::max(scale, std::abs(v));
+  for (std::size_t k = 0; k < got.size(); ++k) {
+    const double error = std::abs(static_cast<double>(got[k]) - expected[k]);
+    worst = std::isnan(error) ? std::numeric_limits<double>::infinity() : std::max(worst, error);
+  }
+  return worst / scale;
+}
+
+template <class T>
+void check_map(const MapCase& c, double tolerance) {
+  CAPTURE(c.name);
+  Random random(1);
+  const auto map = c.map<T>();
+  std::vector<std::vector<T>> inputs, outputs;
+  std::vector<const T*> input_pointers;
+  std::vector<T*> output_pointers;
+  for (const Shape& shape : c.inputs) inputs.push_back(random_values<T>(shape.size(), c.low, c.high, random));
+  for (const auto& x : inputs) input_pointers.push_back(x.data());
+  std::vector<std::vector<double>> expected;
+  for (const auto& r : c.results) {
+    const T undefined = std::numeric_limits<T>::quiet_NaN();
+    outputs.emplace_back(static_cast<std::size_t>(r.shape.size()), r.put == Put::accumulate ? T(0.25) : undefined);
+    expected.emplace_back(static_cast<std::size_t>(r.shape.size()), r.put == Put::accumulate ? 0.25 : 0.0);
+  }
+  for (auto& y : outputs) output_pointers.push_back(y.data());
+
+  std::vector<double> values(c.inputs.size());
+  for (Index k = 0; k < c.space.size(); ++k) {
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<double>(inputs[i][place(c.inputs[i], c.space, k)]);
+    const std::vector<double> results = run(c.program, values);
+    for (std::size_t r = 0; r < results.size(); ++r) expected[r][place(c.results[r].shape, c.space, k)] += results[r];
+  }
+
+  std::vector<double> scratch(static_cast<std::size_t>(map.scratch()), std::numeric_limits<double>::quiet_NaN());
+  map.run(launch, input_pointers, output_pointers, scratch.data());
+  for (std::size_t r = 0; r < outputs.size(); ++r) {
+    CAPTURE(r);
+    if (c.results[r].put == Put::skip)
+      CHECK(std::all_of(outputs[r].begin(), outputs[r].end(), [](T v) { return std::isnan(v); }));
+    else
+      CHECK(error_of(outputs[r], expected[r], 1e-3) <= tolerance);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("emulated maps agree with plain evaluation: broadcasting, several results, sums in the pass") {
+  for (const MapCase& c : kernel_cases::map_cases()) {
+    check_map<float>(c, 4e-6);
+    check_map<double>(c, 1e-14);
+  }
+}
+
+TEST_CASE("not-a-number passes through emulated maps from either operand") {
+  const auto map = kernel_cases::passing_case().map<float>();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<float> x{nan, 1, nan}, y{1, nan, nan};
+  std::vector<std::vector<float>> results(6, std::vector<float>(3));
+  std::vector<float*> pointers;
+  for (auto& r : results) pointers.push_back(r.data());
+  map.run(launch, std::vector<const float*>{x.data(), y.data()}, pointers, nullptr);
+  for (const auto& r : results)
+    for (const float v : r) CHECK(std::isnan(v));
+}
+
+TEST_CASE("literals print as numbers that read back the same") {
+  for (const double v : {0.1, -1.0 / 3, 1e300, 5e-324, 2.0, 9007199254740993.0, 1e19}) {
+    const std::string text = kernels::print(v);
+    CHECK(std::strtod(text.c_str(), nullptr) == v);
+    CHECK(text.find_first_of(".e") != std::string::npos);
+  }
+  CHECK(kernels::print(std::numeric_limits<double>::infinity()) == "1.0 / 0.0");
+}
+
+TEST_CASE("a program that is not lowered, or has too many operands, is refused") {
+  constexpr auto f = [](auto x) { return sigmoid(x); };
+  const expr::Program p = expr::trace<std::remove_const_t<decltype(f)>, 1>();
+  const std::vector<Shape> shapes{{3}};
+  const std::vector<kernels::Map<float>::Result> results{{Put::assign, {3}}};
+  CHECK_THROWS_AS(kernels::Map<float>(p, {3}, shapes, results), Error);
+  CHECK_THROWS_AS(kernels::Map<float>(expr::lower(p), {4}, shapes, results), Error);
+  const std::vector<Shape> many(25, Shape{3});
+  CHECK_THROWS_AS(kernels::Map<float>(expr::lower(p), {3}, many, results), Error);
+}
+
+TEST_CASE("emulated maxima over axes, with not-a-number passing through") {
+  Random random(2);
+  const auto check = [&]<class T>(T, const Shape& from, const Shape& to) {
+    std::vector<T> x = random_values<T>(from.size(), -1, 1, random);
+    if (x.size() > 7) x[5] = std::numeric_limits<T>::quiet_NaN();
+    std::vector<T> y(static_cast<std::size_t>(to.size())), expected(y.size(), -std::numeric_limits<T>::infinity());
+    for (Index k = 0; k < from.size(); ++k) {
+      T& best = expected[place(to, from, k)];
+      const T value = x[static_cast<std::size_t>(k)];
+      best = std::isnan(best) || std::isnan(value) ? std::numeric_limits<T>::quiet_NaN() : std::max(best, value);
+    }
+    kernels::Fold fold = kernels::fold_of(from, to);
+    const T* in = x.data();
+    T* out = y.data();
+    void* arguments[] = {&fold, &in, &out};
+    launch(kernels::fold_maxima<T>(), fold.grid(32), arguments);
+    for (std::size_t k = 0; k < y.size(); ++k)
+      CHECK((y[k] == expected[k] || (std::isnan(y[k]) && std::isnan(expected[k]))));
+  };
+  const auto both = [&](const Shape& from, const Shape& to) { check(float{}, from, to), check(double{}, from, to); };
+  both({3, 5}, {3, 1});
+  both({2, 3, 20, 7}, {1, 3, 1, 1});
+  both({2, 3, 4}, {2, 1, 4});
+  both({300}, {1});
+  both({2, 2}, {2, 2});
+}
+
+TEST_CASE("emulated random numbers are the CPU's") {
+  for (const std::uint64_t used : std::initializer_list<std::uint64_t>{0, 1, 6}) {
+    const std::uint64_t seed = 0x123456789abcdefu, stream = 0xfedcba987654321u, count = 70;
+    Random uniform(seed, stream), normal(seed, stream);
+    for (std::uint64_t k = 0; k < used; ++k) uniform.bits(), normal.bits();
+    std::vector<double> u(count), n(count);
+    launch_each(kernels::random_uniform<double>(), count, u.data(), count, seed, stream, used, 0.0, 1.0);
+    launch_each(kernels::random_normal<double>(), count, n.data(), count, seed, stream, used, 0.5, 2.0);
+    for (std::size_t k = 0; k < count; ++k) {
+      CHECK(u[k] == uniform.uniform());
+      CHECK(n[k] == doctest::Approx(0.5 + 2.0 * normal.normal()).epsilon(1e-14));
+    }
+    std::vector<float> f(count), g(count);
+    launch_each(kernels::random_uniform<float>(), count, f.data(), count, seed, stream, used, 0.0, 1.0);
+    launch_each(kernels::random_normal<float>(), count, g.data(), count, seed, stream, used, 0.5, 2.0);
+    for (std::size_t k = 0; k < count; ++k) {
+      CHECK(f[k] == static_cast<float>(u[k]));
+      CHECK(g[k] == static_cast<float>(n[k]));
+    }
+  }
+}
+
+namespace {
+
+template <class T>
+void check_moves() {
+  Random random(3);
+  const auto x = random_values<T>(2 * 3 * 5, -1, 1, random);
+
+  std::vector<T> transposed(30);
+  kernels::StridedAxes axes{.count = 30, .extent = {2, 3, 5}, .from = {15, 5, 1}, .to = {1, 2, 6}, .axes = 3};
+  launch_each(kernels::copy_strided<T>(), 30, axes, x.data(), transposed.data());
+  for (std::size_t k = 0; k < 30; ++k) CHECK(transposed[k % 5 * 6 + k / 5 % 3 * 2 + k / 15] == x[k]);
+
+  const std::vector<std::int64_t> indices{2, 0, 2, 1};
+  std::vector<T> gathered(2 * 4 * 5);
+  launch_each(kernels::gather<T>(), 40, std::uint64_t{2}, std::uint64_t{3}, std::uint64_t{5}, std::uint64_t{4},
+              indices.data(), x.data(), gathered.data());
+  for (std::size_t k = 0; k < 40; ++k)
+    CHECK(gathered[k] == x[k / 20 * 15 + static_cast<std::size_t>(indices[k / 5 % 4]) * 5 + k % 5]);
+
+  // Rows {0.5 x0 + 2 x2}, {}, {x1}, {-x0 + x1 + x2}.
+  const std::vector<std::int64_t> start{0, 2, 2, 3, 6}, column{0, 2, 1, 0, 1, 2};
+  const std::vector<double> weight{0.5, 2, 1, -1, 1, 1};
+  std::vector<T> product(40);
+  launch_each(kernels::multiply_along<T>(), 40, std::uint64_t{2}, std::uint64_t{3}, std::uint64_t{4}, std::uint64_t{5},
+              start.data(), column.data(), weight.data(), x.data(), product.data());
+  for (std::size_t o = 0; o < 2; ++o)
+    for (std::size_t i = 0; i < 5; ++i) {
+      const auto in = [&](std::size_t row) { return static_cast<double>(x[o * 15 + row * 5 + i]); };
+      const double expected[] = {0.5 * in(0) + 2 * in(2), 0, in(1), -in(0) + in(1) + in(2)};
+      for (std::size_t row = 0; row < 4; ++row)
+        CHECK(static_cast<double>(product[o * 20 + row * 5 + i]) == doctest::Approx(expected[row]).epsilon(1e-6));
+    }
+}
+
+/// Positions and their adjoint against loops over windows.
+template <class T>
+void check_pooling(const kernels::Windows& g, bool equal_values, bool with_nan) {
+  Random random(4);
+  const auto count = [](Index planes, const std::int64_t(&size)[2]) { return planes * size[0] * size[1]; };
+  auto x = random_values<T>(count(g.planes, g.in), -1, 1, random);
+  if (equal_values) std::fill(x.begin(), x.end(), T(1));
+  if (with_nan) x[3] = std::numeric_limits<T>::quiet_NaN();
+  const auto y = random_values<T>(count(g.planes, g.out), -1, 1, random);
+  std::vector<std::int64_t> positions(y.size(), -1), expected(y.size());
+  std::vector<double> adjoint(x.size());
+  for (std::size_t w = 0; w < y.size(); ++w) {
+    const auto at = static_cast<Index>(w);
+    const Index q = at % g.out[1], p = at / g.out[1] % g.out[0], plane = at / g.out[1] / g.out[0];
+    Index best = -1;
+    for (Index row = p * g.stride[0] - g.padding[0], r = 0; r < g.size[0]; ++r, ++row)
+      for (Index column = q * g.stride[1] - g.padding[1], c = 0; c < g.size[1]; ++c, ++column) {
+        if (row < 0 || row >= g.in[0] || column < 0 || column >= g.in[1]) continue;
+        const Index here = (plane * g.in[0] + row) * g.in[1] + column;
+        const auto value = [&](Index k) { return x[static_cast<std::size_t>(k)]; };
+        if (best < 0 || (!std::isnan(value(best)) && (std::isnan(value(here)) || value(here) > value(best))))
+          best = here;
+      }
+    expected[w] = best;
+    adjoint[static_cast<std::size_t>(best)] += static_cast<double>(y[w]);
+  }
+  launch_each(kernels::max_pool_positions<T>(), static_cast<Index>(y.size()), g, x.data(), positions.data());
+  CHECK(positions == expected);
+  std::vector<T> back(x.size(), std::numeric_limits<T>::quiet_NaN());
+  launch_each(kernels::max_pool_adjoint<T>(), static_cast<Index>(x.size()), g, positions.data(), y.data(), back.data());
+  CHECK(error_of(back, adjoint, 1.0) <= 1e-6);
+}
+
+}  // namespace
+
+#ifdef SETTLE_THREAD_SANITIZER
+TEST_CASE("the thread sanitizer sees a planted race: a kernel that lacks one barrier") {
+  const std::vector<float> x(64, 1);
+  float y = 0;
+  const float* in = x.data();
+  float* out = &y;
+  void* arguments[] = {&in, &out};
+  const int before = races;
+  for (int attempt = 0; attempt < 20 && races == before; ++attempt)
+    emulator::launch(*emulator::find("race_float32"), {1, 1}, {64, 1}, arguments);
+  CHECK(races > before);
+}
+#endif
+
+TEST_CASE("emulated copies, gathers and sparse products") {
+  check_moves<float>();
+  check_moves<double>();
+}
+
+TEST_CASE("emulated max pooling chooses as the CPU does, and its adjoint adds each window once") {
+  const kernels::Windows halves{
+      .planes = 3, .in = {4, 6}, .out = {2, 3}, .size = {2, 2}, .stride = {2, 2}, .padding = {0, 0}};
+  const kernels::Windows overlapping{
+      .planes = 2, .in = {5, 6}, .out = {3, 6}, .size = {3, 3}, .stride = {2, 1}, .padding = {1, 1}};
+  const kernels::Windows gaps{
+      .planes = 1, .in = {5, 5}, .out = {2, 2}, .size = {1, 2}, .stride = {3, 3}, .padding = {0, 0}};
+  for (const auto& g : {halves, overlapping, gaps})
+    for (const bool flag : {false, true}) {
+      check_pooling<float>(g, flag, false);
+      check_pooling<double>(g, false, flag);
+    }
+}
