@@ -49,11 +49,16 @@ void launch(const Kernel& kernel, const kernels::Grid& grid, void** arguments) {
 #endif
 }
 
+template <class... A>
+void launch_grid(const Kernel& kernel, const kernels::Grid& grid, A... arguments) {
+  void* addresses[] = {&arguments...};
+  launch(kernel, grid, addresses);
+}
+
 /// Runs a kernel with one thread for each of `count` values, in blocks of 32.
 template <class... A>
 void launch_each(const Kernel& kernel, Index count, A... arguments) {
-  void* addresses[] = {&arguments...};
-  if (count > 0) launch(kernel, {kernels::groups_of(32, count), 1, 32, 1}, addresses);
+  launch_grid(kernel, {kernels::groups_of(32, count), 1, 32, 1}, arguments...);
 }
 
 template <class T>
@@ -252,7 +257,7 @@ void check_moves() {
 template <class T>
 void check_pooling(const kernels::Windows& g, bool equal_values, bool with_nan) {
   Random random(4);
-  const auto count = [](Index planes, const std::int64_t(&size)[2]) { return planes * size[0] * size[1]; };
+  const auto count = [](Index planes, const std::int32_t(&size)[2]) { return planes * size[0] * size[1]; };
   auto x = random_values<T>(count(g.planes, g.in), -1, 1, random);
   if (equal_values) std::fill(x.begin(), x.end(), T(1));
   if (with_nan) x[3] = std::numeric_limits<T>::quiet_NaN();
@@ -274,10 +279,12 @@ void check_pooling(const kernels::Windows& g, bool equal_values, bool with_nan) 
     expected[w] = best;
     adjoint[static_cast<std::size_t>(best)] += static_cast<double>(y[w]);
   }
-  launch_each(kernels::max_pool_positions<T>(), static_cast<Index>(y.size()), g, x.data(), positions.data());
+  launch_grid(kernels::max_pool_positions<T>(), kernels::windows_grid(g.planes, g.out[0] * g.out[1], 8), g, x.data(),
+              positions.data());
   CHECK(positions == expected);
   std::vector<T> back(x.size(), std::numeric_limits<T>::quiet_NaN());
-  launch_each(kernels::max_pool_adjoint<T>(), static_cast<Index>(x.size()), g, positions.data(), y.data(), back.data());
+  launch_grid(kernels::max_pool_adjoint<T>(), kernels::windows_grid(g.planes, g.in[0] * g.in[1], 8), g,
+              positions.data(), y.data(), back.data());
   CHECK(error_of(back, adjoint, 1.0) <= 1e-6);
 }
 

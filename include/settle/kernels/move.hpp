@@ -71,20 +71,27 @@ extern "C" __global__ void __launch_bounds__(256) $(uint64 outer, uint64 columns
   y[at] = total;
 }
 )cuda",
-                       {.registers = 48});
+                       {.registers = 64});
 }
 
 /// Windows that slide over planes: the argument of the pooling kernels; {height, width} each.
 struct Windows {
-  std::int64_t planes = 0, in[2] = {}, out[2] = {}, size[2] = {}, stride[2] = {}, padding[2] = {};
+  std::int32_t planes = 0, in[2] = {}, out[2] = {}, size[2] = {}, stride[2] = {}, padding[2] = {};
 };
+
+/// The launch of a pooling kernel: a column of blocks for each plane. Throws Error when the planes are too large.
+inline Grid windows_grid(Index planes, Index positions, unsigned threads = 256) {
+  const unsigned blocks = groups_of(threads, positions);
+  require(blocks <= 65535, "max_pool", "planes of ", positions, " pixels are too large");
+  return {static_cast<unsigned>(planes), blocks, threads, 1};
+}
 
 namespace detail {
 inline constexpr const char* windows_text = R"cuda(
 typedef long long int64;
-struct Windows { int64 planes, in[2], out[2], size[2], stride[2], padding[2]; };
-__device__ inline int64 larger(int64 a, int64 b) { return a < b ? b : a; }
-__device__ inline int64 smaller(int64 a, int64 b) { return a < b ? a : b; }
+struct Windows { int planes, in[2], out[2], size[2], stride[2], padding[2]; };
+__device__ inline int larger(int a, int b) { return a < b ? b : a; }
+__device__ inline int smaller(int a, int b) { return a < b ? a : b; }
 )cuda";
 }
 
@@ -94,19 +101,21 @@ template <class T>
 Kernel max_pool_positions() {
   return for_scalar<T>("max_pool_positions", std::string(detail::windows_text) + R"cuda(
 extern "C" __global__ void __launch_bounds__(256) $(const Windows g, const real* x, int64* positions) {
-  const int64 at = int64(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (at >= g.planes * g.out[0] * g.out[1]) return;
-  const uint32 windows = uint32(g.out[0] * g.out[1]), width = uint32(g.out[1]), window = uint32(at % windows);
-  const int64 q = window % width, p = window / width, plane = at / windows;
-  const int64 top = p * g.stride[0] - g.padding[0], left = q * g.stride[1] - g.padding[1];
-  const int64 last_row = smaller(top + g.size[0], g.in[0]), last_column = smaller(left + g.size[1], g.in[1]);
-  int64 best = (plane * g.in[0] + larger(top, 0)) * g.in[1] + larger(left, 0);
-  for (int64 row = larger(top, 0); row < last_row; ++row)
-    for (int64 column = larger(left, 0); column < last_column; ++column) {
-      const int64 here = (plane * g.in[0] + row) * g.in[1] + column;
-      if (!(x[here] <= x[best]) && x[best] == x[best]) best = here;
+  const int window = int(blockIdx.y * blockDim.x + threadIdx.x), windows = g.out[0] * g.out[1];
+  if (window >= windows) return;
+  const int64 first = int64(blockIdx.x) * g.in[0] * g.in[1];
+  x += first;
+  const int top = window / g.out[1] * g.stride[0] - g.padding[0], left = window % g.out[1] * g.stride[1] - g.padding[1];
+  const int last_row = smaller(top + g.size[0], g.in[0]), last_column = smaller(left + g.size[1], g.in[1]);
+  int best = larger(top, 0) * g.in[1] + larger(left, 0);
+  real largest = x[best];
+  for (int row = larger(top, 0); row < last_row; ++row)
+    for (int column = larger(left, 0); column < last_column; ++column) {
+      const int here = row * g.in[1] + column;
+      const real value = x[here];
+      if (!(value <= largest) && largest == largest) best = here, largest = value;
     }
-  positions[at] = best;
+  positions[int64(blockIdx.x) * windows + window] = first + best;
 }
 )cuda",
                        {.registers = 64});
@@ -118,18 +127,19 @@ template <class T>
 Kernel max_pool_adjoint() {
   return for_scalar<T>("max_pool_adjoint", std::string(detail::windows_text) + R"cuda(
 extern "C" __global__ void __launch_bounds__(256) $(const Windows g, const int64* positions, const real* y, real* x) {
-  const int64 at = int64(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (at >= g.planes * g.in[0] * g.in[1]) return;
-  const uint32 pixels = uint32(g.in[0] * g.in[1]), width = uint32(g.in[1]), pixel = uint32(at % pixels);
-  const int64 column = pixel % width, row = pixel / width, plane = at / pixels;
+  const int pixel = int(blockIdx.y * blockDim.x + threadIdx.x), pixels = g.in[0] * g.in[1];
+  if (pixel >= pixels) return;
+  const int64 windows = int64(blockIdx.x) * g.out[0] * g.out[1], at = int64(blockIdx.x) * pixels + pixel;
+  positions += windows;
+  y += windows;
   // Window p covers row when p stride <= row + padding < p stride + size.
-  const int64 r = row + g.padding[0], c = column + g.padding[1];
-  const int64 first_p = r < g.size[0] ? 0 : (r - g.size[0]) / g.stride[0] + 1, last_p = smaller(r / g.stride[0] + 1, g.out[0]);
-  const int64 first_q = c < g.size[1] ? 0 : (c - g.size[1]) / g.stride[1] + 1, last_q = smaller(c / g.stride[1] + 1, g.out[1]);
+  const int r = pixel / g.in[1] + g.padding[0], c = pixel % g.in[1] + g.padding[1];
+  const int first_p = r < g.size[0] ? 0 : (r - g.size[0]) / g.stride[0] + 1, last_p = smaller(r / g.stride[0] + 1, g.out[0]);
+  const int first_q = c < g.size[1] ? 0 : (c - g.size[1]) / g.stride[1] + 1, last_q = smaller(c / g.stride[1] + 1, g.out[1]);
   real total = 0;
-  for (int64 p = first_p; p < last_p; ++p)
-    for (int64 q = first_q; q < last_q; ++q) {
-      const int64 window = (plane * g.out[0] + p) * g.out[1] + q;
+  for (int p = first_p; p < last_p; ++p)
+    for (int q = first_q; q < last_q; ++q) {
+      const int window = p * g.out[1] + q;
       if (positions[window] == at) total += y[window];
     }
   x[at] = total;

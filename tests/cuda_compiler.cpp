@@ -1,0 +1,173 @@
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "errors.hpp"
+#include "kernel_cases.hpp"
+#include "settle/cuda/cache.hpp"
+#include "temporary_folder.hpp"
+
+using namespace settle;
+using kernels::Kernel;
+
+namespace {
+
+const std::string architectures[] = {"sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"};
+const char* const adding = "extern \"C\" __global__ void add(float* x) { x[threadIdx.x] += 1; }\n";
+
+/// The compiler of this machine, or null, said once in words, where only the headers are installed.
+const cuda::Nvrtc* compiler() {
+  static const cuda::Nvrtc nvrtc;
+  if (nvrtc.library.usable()) return &nvrtc;
+  MESSAGE("not checked: " << nvrtc.library.reason());
+  return nullptr;
+}
+
+std::filesystem::path only_file(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> found;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) found.push_back(entry.path());
+  REQUIRE(found.size() == 1);
+  return found.front();
+}
+
+std::string read(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+void write(const std::filesystem::path& path, const std::string& contents) {
+  std::ofstream(path, std::ios::binary) << contents;
+}
+
+}  // namespace
+
+TEST_CASE("every kernel compiles for every architecture without a word, without spills and within its bounds") {
+  const cuda::Nvrtc* nvrtc = compiler();
+  if (!nvrtc) return;
+  const std::vector<Kernel> all = kernel_cases::all_kernels();
+  for (const std::string& architecture : architectures) {
+    CAPTURE(architecture);
+    const cuda::Binary binary = cuda::compile(*nvrtc, kernels::source(all), architecture);
+    CHECK(
+        binary.code.starts_with("\x7f"
+                                "ELF"));
+    std::map<std::string, cuda::Resources> resources;
+    for (const auto& r : binary.resources) resources[r.kernel] = r;
+    CHECK(resources.size() == all.size());
+    for (const Kernel& kernel : all) {
+      CAPTURE(kernel.name);
+      REQUIRE(resources.count(kernel.name) == 1);
+      const cuda::Resources& r = resources[kernel.name];
+      CHECK(r.registers > 0);
+      CHECK(r.registers <= kernel.bounds.registers);
+      CHECK(r.shared <= kernel.bounds.shared);
+      CHECK(r.spilled == 0);
+    }
+  }
+}
+
+TEST_CASE("spills and shared memory are read from the assembler's report") {
+  const cuda::Nvrtc* nvrtc = compiler();
+  if (!nvrtc) return;
+  const std::string greedy = R"cuda(
+extern "C" __global__ void __launch_bounds__(1024) greedy(float* x, int n) {
+  __shared__ float kept[100];
+  float v[96];
+  for (int k = 0; k < 96; ++k) v[k] = x[k * n];
+  kept[threadIdx.x % 100] = v[0];
+  __syncthreads();
+  for (int k = 0; k < 96; ++k) x[k * n] = v[k] * v[95 - k] + kept[k];
+}
+)cuda";
+  const auto resources = cuda::compile(*nvrtc, greedy, "sm_80").resources;
+  REQUIRE(resources.size() == 1);
+  CHECK(resources.front().kernel == "greedy");
+  CHECK(resources.front().shared == 400);
+  CHECK(resources.front().registers <= 64);
+  CHECK(resources.front().spilled > 0);
+}
+
+TEST_CASE("what the compiler says about a text is an error with its words") {
+  const cuda::Nvrtc* nvrtc = compiler();
+  if (!nvrtc) return;
+  CHECK(contains(error_of([&] { cuda::compile(*nvrtc, "__global__ void f() { undeclared(); }", "sm_80"); }),
+                 "undeclared"));
+  const std::string warned = error_of(
+      [&] { cuda::compile(*nvrtc, "extern \"C\" __global__ void f(float* x) { int unused = 3; *x = 1; }", "sm_80"); });
+  CHECK(contains(warned, "[compile] for sm_80: "));
+  CHECK(contains(warned, "unused"));
+  CHECK(contains(error_of([&] { cuda::compile(*nvrtc, adding, "sm_1"); }), "gpu-architecture"));
+  const TemporaryFolder empty;
+  CHECK(contains(error_of([&] { cuda::compile(cuda::Nvrtc(empty.path()), adding, "sm_80"); }),
+                 "no compiler for kernels"));
+}
+
+TEST_CASE(
+    "compiled code is kept on the disk and found by text, architecture and compiler; a damaged entry is made anew") {
+  const cuda::Nvrtc* nvrtc = compiler();
+  if (!nvrtc) return;
+  const TemporaryFolder folder;
+  const cuda::CodeCache cache(folder.path() / "new" / "folder");
+  const std::string code = cuda::compiled_code(*nvrtc, cache, adding, "sm_80");
+  const auto file = only_file(folder.path() / "new" / "folder");
+  const std::string entry = read(file), key = cuda::cache_key(*nvrtc, adding, "sm_80");
+  CHECK(cache.find(key) == code);
+  CHECK(!cache.find(cuda::cache_key(*nvrtc, adding, "sm_90")));
+  CHECK(!cache.find(cuda::cache_key(*nvrtc, std::string(adding) + " ", "sm_80")));
+
+  // What is in the cache is what is used.
+  cache.store(key, "kept");
+  CHECK(cuda::compiled_code(*nvrtc, cache, adding, "sm_80") == "kept");
+
+  std::string flipped = entry, longer = entry + 'x';
+  flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 1);
+  for (const std::string& damaged :
+       {flipped, longer, entry.substr(0, entry.size() / 2), std::string("short"), std::string()}) {
+    write(file, damaged);
+    CHECK(!cache.find(key));
+    CHECK(cuda::compiled_code(*nvrtc, cache, adding, "sm_80") == code);
+    CHECK(read(file) == entry);
+  }
+}
+
+TEST_CASE("an entry of another key under the same name is not taken for it") {
+  const TemporaryFolder folder;
+  const cuda::CodeCache cache(folder.path());
+  cache.store("one", "1");
+  const auto file_of_one = only_file(folder.path());
+  const std::string entry = read(file_of_one);
+  std::filesystem::remove(file_of_one);
+  cache.store("two", "2");
+  write(only_file(folder.path()), entry);
+  CHECK(!cache.find("two"));
+}
+
+TEST_CASE("a cache that is off or cannot be written keeps nothing and complains about nothing") {
+  const cuda::CodeCache off{std::filesystem::path()};
+  off.store("key", "code");
+  CHECK(!off.find("key"));
+  const TemporaryFolder folder;
+  write(folder.path() / "file", "a file where a folder should be");
+  const cuda::CodeCache blocked(folder.path() / "file");
+  blocked.store("key", "code");
+  CHECK(!blocked.find("key"));
+}
+
+TEST_CASE("the usual folder follows the environment") {
+  const auto with = [](const char* settle, const char* cache) {
+    settle ? ::setenv("SETTLE_CACHE", settle, 1) : ::unsetenv("SETTLE_CACHE");
+    cache ? ::setenv("XDG_CACHE_HOME", cache, 1) : ::unsetenv("XDG_CACHE_HOME");
+    return cuda::CodeCache::usual_folder();
+  };
+  CHECK(with("/here", "/there") == "/here");
+  CHECK(with("", "/there").empty());
+  CHECK(with(nullptr, "/there") == "/there/settle");
+  const char* home = std::getenv("HOME");
+  if (home) CHECK(with(nullptr, nullptr) == std::string(home) + "/.cache/settle");
+}
