@@ -322,3 +322,110 @@ TEST_CASE("emulated max pooling chooses as the CPU does, and its adjoint adds ea
       check_pooling<double>(g, false, flag);
     }
 }
+
+namespace {
+
+/// All three products of an emulated convolution against plain loops.
+void check_convolution(const cpu::ConvGeometry& g) {
+  Random random(5);
+  const kernels::FftConvolution convolution(g, 16);
+  const auto x = random_values<float>(g.in_size(), -1, 1, random),
+             w = random_values<float>(g.weight_size(), -1, 1, random),
+             dy = random_values<float>(g.out_size(), -1, 1, random);
+  std::vector<double> y(dy.size()), dx(x.size()), dw(w.size());
+  for (Index n = 0; n < g.batch; ++n)
+    for (Index o = 0; o < g.out_channels; ++o)
+      for (Index c = 0; c < g.in_channels; ++c)
+        for (Index i = 0; i < g.out_height(); ++i)
+          for (Index j = 0; j < g.out_width(); ++j)
+            for (Index a = 0; a < g.kernel_height; ++a)
+              for (Index b = 0; b < g.kernel_width; ++b) {
+                const Index row = i + a - g.pad_h, column = j + b - g.pad_w;
+                if (row < 0 || row >= g.in_height || column < 0 || column >= g.in_width) continue;
+                const auto in =
+                    static_cast<std::size_t>(((n * g.in_channels + c) * g.in_height + row) * g.in_width + column);
+                const auto out =
+                    static_cast<std::size_t>(((n * g.out_channels + o) * g.out_height() + i) * g.out_width() + j);
+                const auto tap =
+                    static_cast<std::size_t>(((o * g.in_channels + c) * g.kernel_height + a) * g.kernel_width + b);
+                y[out] += static_cast<double>(x[in]) * static_cast<double>(w[tap]);
+                dx[in] += static_cast<double>(dy[out]) * static_cast<double>(w[tap]);
+                dw[tap] += static_cast<double>(x[in]) * static_cast<double>(dy[out]);
+              }
+
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const auto undefined = [&](std::size_t size) { return std::vector<float>(size, nan); };
+  auto spectra = undefined(static_cast<std::size_t>(convolution.weight_spectra()));
+  const auto scratch = [&] { return undefined(static_cast<std::size_t>(convolution.scratch())); };
+  auto got_y = undefined(y.size()), got_dx = undefined(dx.size()), got_dw = undefined(dw.size());
+  convolution.transform_weights(launch, w.data(), spectra.data());
+  convolution.convolve(launch, x.data(), spectra.data(), got_y.data(), scratch().data());
+  CHECK(error_of(got_y, y, 0.0) <= 1e-6);
+  convolution.input_gradient(launch, dy.data(), spectra.data(), got_dx.data(), scratch().data());
+  CHECK(error_of(got_dx, dx, 0.0) <= 1e-6);
+  convolution.weight_gradient(launch, x.data(), dy.data(), got_dw.data(), scratch().data());
+  CHECK(error_of(got_dw, dw, 0.0) <= 1e-6);
+}
+
+}  // namespace
+
+TEST_CASE("an emulated convolution by tiles agrees with plain loops in all three products") {
+  // Several tiles each way, an odd number of them, more channels than a thread takes at once; sizes smaller than a
+  // tile; no padding; an even kernel; more sources than one slab.
+  check_convolution({.batch = 3,
+                     .in_channels = 2,
+                     .in_height = 57,
+                     .in_width = 20,
+                     .out_channels = 5,
+                     .kernel_height = 15,
+                     .kernel_width = 9,
+                     .pad_h = 7,
+                     .pad_w = 4});
+#ifndef SETTLE_THREAD_SANITIZER
+  check_convolution({.batch = 1,
+                     .in_channels = 5,
+                     .in_height = 9,
+                     .in_width = 11,
+                     .out_channels = 2,
+                     .kernel_height = 5,
+                     .kernel_width = 5,
+                     .pad_h = 2,
+                     .pad_w = 2});
+  check_convolution({.batch = 2,
+                     .in_channels = 1,
+                     .in_height = 20,
+                     .in_width = 70,
+                     .out_channels = 1,
+                     .kernel_height = 4,
+                     .kernel_width = 6});
+  check_convolution({.batch = 2,
+                     .in_channels = 33,
+                     .in_height = 6,
+                     .in_width = 6,
+                     .out_channels = 1,
+                     .kernel_height = 3,
+                     .kernel_width = 3,
+                     .pad_h = 1,
+                     .pad_w = 1});
+#endif
+}
+
+TEST_CASE("a convolution that tiles cannot serve is refused") {
+  CHECK_THROWS_AS(kernels::FftConvolution({.batch = 1,
+                                           .in_channels = 1,
+                                           .in_height = 9,
+                                           .in_width = 9,
+                                           .out_channels = 1,
+                                           .kernel_height = 3,
+                                           .kernel_width = 3,
+                                           .stride_h = 2}),
+                  Error);
+  CHECK_THROWS_AS(kernels::FftConvolution({.batch = 1,
+                                           .in_channels = 1,
+                                           .in_height = 99,
+                                           .in_width = 99,
+                                           .out_channels = 1,
+                                           .kernel_height = 49,
+                                           .kernel_width = 3}),
+                  Error);
+}

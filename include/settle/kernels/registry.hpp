@@ -2,16 +2,17 @@
 #include <utility>
 #include <vector>
 
+#include "settle/kernels/convolution_fft.hpp"
 #include "settle/kernels/fold.hpp"
 #include "settle/kernels/move.hpp"
 #include "settle/kernels/random.hpp"
 
 namespace settle::kernels {
 
-/// Every kernel whose text is written by hand, for both scalar types. The kernels of maps are printed when they are
-/// needed.
+/// Every kernel whose text is written by hand, for both scalar types where it serves both. The kernels of maps are
+/// printed when they are needed.
 inline std::vector<Kernel> registry() {
-  std::vector<Kernel> out;
+  std::vector<Kernel> out{transform_tiles(), inverse_transform_tiles(), multiply_spectra(), correlate_spectra()};
   const auto add = [&]<class T>(T) {
     for (Kernel kernel : {fold_sums<T>(), fold_maxima<T>(), random_uniform<T>(), random_normal<T>(), copy_strided<T>(),
                           gather<T>(), multiply_along<T>(), max_pool_positions<T>(), max_pool_adjoint<T>()})

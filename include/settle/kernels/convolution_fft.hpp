@@ -1,0 +1,441 @@
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <string>
+
+#include "settle/cpu/convolution_geometry.hpp"
+#include "settle/kernels/print.hpp"
+#include "settle/kernels/source.hpp"
+
+// Convolution by tiles of 64 x 64 in the frequency domain, in float32: stride 1, dilation 1, one group. Two tiles make
+// the real and the imaginary part of one complex tile, which real kernels keep apart. The forward transform leaves the
+// frequencies in an order of its own, which the inverse transform reads: nothing is reordered. All three products of a
+// convolution are transforms, one product for each frequency, and inverse transforms.
+namespace settle::kernels {
+
+/// Windows of planes (images, channels, height, width) as tiles: tile t of a plane, in rows of `tiles_x`, is at (t /
+/// tiles_x step_y, t % tiles_x step_x). The argument of the transforms.
+struct Tiles {
+  std::int32_t images = 1, channels = 1, height = 1, width = 1;
+  std::int32_t tiles_y = 1, tiles_x = 1, step_y = 0, step_x = 0;
+  std::int32_t origin_y = 0, origin_x = 0;  ///< where a forward transform's window begins, from the tile's place
+  std::int32_t take_y = 64, take_x = 64;    ///< the part of the window that it reads; the rest is zero
+  std::int32_t crop_y = 0, crop_x = 0;      ///< where in the window an inverse transform's results begin
+  std::int32_t keep_y = 64, keep_x = 64;    ///< and how many there are
+
+  Index count() const { return Index{images} * tiles_y * tiles_x; }
+  Index pairs() const { return (count() + 1) / 2; }
+};
+
+/// The argument of the products: `planes` spectra of `sources` or `rows` channels.
+struct SpectraProduct {
+  std::int32_t planes = 0, sources = 0, rows = 0;
+  std::int32_t weight_row = 0, weight_source = 0;  ///< strides, in spectra
+  std::int32_t conjugate = 0;                      ///< whether the weights' spectra are conjugated
+};
+
+namespace detail {
+
+inline std::string transform_text() {
+  std::string out = R"cuda(
+struct Complex { float x, y; };
+__device__ inline Complex operator+(Complex a, Complex b) { return {a.x + b.x, a.y + b.y}; }
+__device__ inline Complex operator-(Complex a, Complex b) { return {a.x - b.x, a.y - b.y}; }
+__device__ inline Complex operator*(Complex a, Complex b) { return {a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x}; }
+__device__ inline Complex conjugate(Complex a) { return {a.x, -a.y}; }
+
+struct Tiles {
+  int images, channels, height, width, tiles_y, tiles_x, step_y, step_x, origin_y, origin_x, take_y, take_x, crop_y, crop_x, keep_y, keep_x;
+};
+
+// Where a tile's window is in the planes.
+struct Place {
+  uint64 plane;
+  int y, x;
+  bool present;
+
+  __device__ Place(const Tiles& g, uint64 tile, int channel) {
+    const int of_image = g.tiles_y * g.tiles_x, t = int(tile % uint64(of_image));
+    const uint64 image = tile / uint64(of_image);
+    plane = (image * uint64(g.channels) + uint64(channel)) * uint64(g.height) * uint64(g.width);
+    y = t / g.tiles_x * g.step_y;
+    x = t % g.tiles_x * g.step_x;
+    present = image < uint64(g.images);
+  }
+};
+
+// Times i for the inverse transform, -i for the forward one.
+template <bool inverse> __device__ inline Complex turned(Complex a) {
+  if (inverse) return {-a.y, a.x};
+  return {a.y, -a.x};
+}
+
+template <bool inverse> __device__ inline void transform4(Complex& a, Complex& b, Complex& c, Complex& d) {
+  const Complex even = a + c, odd = a - c, sum = b + d, difference = turned<inverse>(b - d);
+  a = even + sum;
+  b = odd + difference;
+  c = even - sum;
+  d = odd - difference;
+}
+
+template <bool inverse> __device__ inline void transform8(Complex* v) {
+  Complex e0 = v[0], e1 = v[2], e2 = v[4], e3 = v[6], o0 = v[1], o1 = v[3], o2 = v[5], o3 = v[7];
+  transform4<inverse>(e0, e1, e2, e3);
+  transform4<inverse>(o0, o1, o2, o3);
+  const float half = 0.70710678118654752f, sign = inverse ? half : -half;
+  o1 = o1 * Complex{half, sign};
+  o2 = turned<inverse>(o2);
+  o3 = o3 * Complex{-half, sign};
+  v[0] = e0 + o0, v[4] = e0 - o0;
+  v[1] = e1 + o1, v[5] = e1 - o1;
+  v[2] = e2 + o2, v[6] = e2 - o2;
+  v[3] = e3 + o3, v[7] = e3 - o3;
+}
+
+// exp(-2 pi i k / 64)
+__device__ const float root[64][2] = {)cuda";
+  for (int k = 0; k < 64; ++k) {
+    const double angle = 2 * std::numbers::pi * k / 64;
+    const auto number = [](double v) { return print(static_cast<double>(static_cast<float>(v))) + "f"; };
+    out += (k ? ", {" : "{") + number(std::cos(angle)) + ", " + number(-std::sin(angle)) + "}";
+  }
+  return out + R"cuda(};
+__device__ inline Complex root_of(int k) { return {root[k][0], root[k][1]}; }
+
+const int row = 65;  // an odd distance, lest the columns fall on few banks
+
+// One half of the transforms of all rows (distance 1) or columns (distance `row`): of eight values that are `apart` places
+// apart. Place 8 k + n of a line holds, after the first half of a forward transform, frequency k of the values n, n + 8, ...
+template <bool inverse, bool roots, class Load, class Store>
+__device__ inline void half_transform(Load load, Store store) {
+  for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
+    Complex v[8];
+    for (int i = 0; i < 8; ++i) v[i] = load(unit, i);
+    transform8<inverse>(v);
+    for (int i = 0; i < 8; ++i) {
+      if (roots) {
+        const Complex w = root_of((unit & 7) * i);
+        v[i] = v[i] * (inverse ? conjugate(w) : w);
+      }
+      store(unit, i, v[i]);
+    }
+  }
+}
+)cuda";
+}
+
+}  // namespace detail
+
+/// Spectra [pair][channel][64 * 64] of tiles. Arguments: Tiles, const float* x, float* spectra; a block for each
+/// channel of each pair.
+inline Kernel transform_tiles() {
+  return for_scalar<float>("transform_tiles", detail::transform_text() + R"cuda(
+extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* x, Complex* spectra) {
+  __shared__ Complex s[64 * 65];
+  const int channel = int(blockIdx.x % unsigned(g.channels));
+  const uint64 pair = blockIdx.x / unsigned(g.channels);
+  const Place first(g, 2 * pair, channel), second(g, 2 * pair + 1, channel);
+  const auto read = [&](const Place& tile, int i, int j) {
+    const int y = tile.y + g.origin_y + i, across = tile.x + g.origin_x + j;
+    const bool inside = tile.present && i < g.take_y && j < g.take_x && y >= 0 && y < g.height && across >= 0 && across < g.width;
+    return inside ? x[tile.plane + uint64(y) * uint64(g.width) + uint64(across)] : 0.0f;
+  };
+  half_transform<false, true>(
+      [&](int unit, int i) { return Complex{read(first, unit >> 3, 8 * i + (unit & 7)), read(second, unit >> 3, 8 * i + (unit & 7))}; },
+      [&](int unit, int i, Complex v) { s[(unit >> 3) * row + 8 * i + (unit & 7)] = v; });
+  __syncthreads();
+  half_transform<false, false>([&](int unit, int i) { return s[(unit >> 3) * row + 8 * (unit & 7) + i]; },
+                               [&](int unit, int i, Complex v) { s[(unit >> 3) * row + 8 * (unit & 7) + i] = v; });
+  __syncthreads();
+  // Columns: neighbouring threads take neighbouring columns, so a unit's bits change places.
+  for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
+    const int column = unit & 63, n = unit >> 6;
+    Complex v[8];
+    for (int i = 0; i < 8; ++i) v[i] = s[(8 * i + n) * row + column];
+    transform8<false>(v);
+    for (int i = 0; i < 8; ++i) s[(8 * i + n) * row + column] = v[i] * root_of(n * i);
+  }
+  __syncthreads();
+  spectra += uint64(blockIdx.x) * 4096;
+  for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
+    const int column = unit & 63, k = unit >> 6;
+    Complex v[8];
+    for (int i = 0; i < 8; ++i) v[i] = s[(8 * k + i) * row + column];
+    transform8<false>(v);
+    for (int i = 0; i < 8; ++i) spectra[(8 * k + i) * 64 + column] = v[i];
+  }
+}
+)cuda",
+                           {.registers = 96, .shared = 64 * 65 * 8});
+}
+
+/// The tiles of spectra, each value times 1 / 64^2. Arguments: Tiles, const float* spectra, float* y; a block for each
+/// channel of each pair.
+inline Kernel inverse_transform_tiles() {
+  return for_scalar<float>("inverse_transform_tiles", detail::transform_text() + R"cuda(
+extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Complex* spectra, float* y) {
+  __shared__ Complex s[64 * 65];
+  const int channel = int(blockIdx.x % unsigned(g.channels));
+  const uint64 pair = blockIdx.x / unsigned(g.channels);
+  const Place first(g, 2 * pair, channel), second(g, 2 * pair + 1, channel);
+  spectra += uint64(blockIdx.x) * 4096;
+  for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
+    const int column = unit & 63, k = unit >> 6;
+    Complex v[8];
+    for (int i = 0; i < 8; ++i) v[i] = spectra[(8 * k + i) * 64 + column];
+    transform8<true>(v);
+    for (int i = 0; i < 8; ++i) s[(8 * k + i) * row + column] = v[i] * conjugate(root_of(i * k));
+  }
+  __syncthreads();
+  for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
+    const int column = unit & 63, n = unit >> 6;
+    Complex v[8];
+    for (int i = 0; i < 8; ++i) v[i] = s[(8 * i + n) * row + column];
+    transform8<true>(v);
+    for (int i = 0; i < 8; ++i) s[(8 * i + n) * row + column] = v[i];
+  }
+  __syncthreads();
+  half_transform<true, true>([&](int unit, int i) { return s[(unit >> 3) * row + 8 * (unit & 7) + i]; },
+                             [&](int unit, int i, Complex v) { s[(unit >> 3) * row + 8 * (unit & 7) + i] = v; });
+  __syncthreads();
+  const auto write = [&](const Place& tile, int i, int j, float value) {
+    i -= g.crop_y;
+    j -= g.crop_x;
+    const int down = tile.y + i, across = tile.x + j;
+    if (tile.present && i >= 0 && i < g.keep_y && j >= 0 && j < g.keep_x && down < g.height && across < g.width)
+      y[tile.plane + uint64(down) * uint64(g.width) + uint64(across)] = value * (1.0f / 4096);
+  };
+  half_transform<true, false>([&](int unit, int i) { return s[(unit >> 3) * row + 8 * i + (unit & 7)]; },
+                              [&](int unit, int i, Complex v) {
+                                write(first, unit >> 3, 8 * i + (unit & 7), v.x);
+                                write(second, unit >> 3, 8 * i + (unit & 7), v.y);
+                              });
+}
+)cuda",
+                           {.registers = 96, .shared = 64 * 65 * 8});
+}
+
+/// out[p][r] = sum over s of in[p][s] weights[r weight_row + s weight_source] at each frequency; each thread has two
+/// planes and four rows. Arguments: SpectraProduct, const float* in, const float* weights, float* out.
+inline Kernel multiply_spectra() {
+  return for_scalar<float>("multiply_spectra", R"cuda(
+struct Complex { float x, y; };
+struct Product { int planes, sources, rows, weight_row, weight_source, conjugate; };
+const int rows_at_once = 4, planes_at_once = 2, sources_at_once = 32;
+
+extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Complex* in, const Complex* weights, Complex* out) {
+  __shared__ Complex slab[rows_at_once * sources_at_once * 32];
+  const unsigned groups = 4096 / blockDim.x;
+  const unsigned frequency = blockIdx.x % groups * blockDim.x + threadIdx.x;
+  const int first_row = int(blockIdx.x / groups) * rows_at_once;
+  const int first_plane = int(blockIdx.y * blockDim.y + threadIdx.y) * planes_at_once;
+  Complex total[planes_at_once][rows_at_once];
+  for (int p = 0; p < planes_at_once; ++p)
+    for (int r = 0; r < rows_at_once; ++r) total[p][r] = {0.0f, 0.0f};
+  for (int from = 0; from < g.sources; from += sources_at_once) {
+    const int sources = g.sources - from < sources_at_once ? g.sources - from : sources_at_once;
+    __syncthreads();
+    for (int k = int(threadIdx.y); k < sources * rows_at_once; k += int(blockDim.y)) {
+      const int r = first_row + k % rows_at_once, s = from + k / rows_at_once;
+      Complex w = {0.0f, 0.0f};
+      if (r < g.rows) w = weights[uint64(r * g.weight_row + s * g.weight_source) * 4096 + frequency];
+      if (g.conjugate) w.y = -w.y;
+      slab[unsigned(k) * blockDim.x + threadIdx.x] = w;
+    }
+    __syncthreads();
+    for (int s = 0; s < sources; ++s) {
+      Complex value[planes_at_once];
+      for (int p = 0; p < planes_at_once; ++p) {
+        value[p] = {0.0f, 0.0f};
+        if (first_plane + p < g.planes) value[p] = in[(uint64(first_plane + p) * uint64(g.sources) + uint64(from + s)) * 4096 + frequency];
+      }
+      for (int r = 0; r < rows_at_once; ++r) {
+        const Complex w = slab[unsigned(s * rows_at_once + r) * blockDim.x + threadIdx.x];
+        for (int p = 0; p < planes_at_once; ++p) {
+          total[p][r].x += w.x * value[p].x - w.y * value[p].y;
+          total[p][r].y += w.x * value[p].y + w.y * value[p].x;
+        }
+      }
+    }
+  }
+  for (int p = 0; p < planes_at_once; ++p)
+    for (int r = 0; r < rows_at_once; ++r)
+      if (first_plane + p < g.planes && first_row + r < g.rows)
+        out[(uint64(first_plane + p) * uint64(g.rows) + uint64(first_row + r)) * 4096 + frequency] = total[p][r];
+}
+)cuda",
+                           {.registers = 96, .shared = 4 * 32 * 32 * 8});
+}
+
+/// out[r sources + s] = sum over p of in[p][s] conj(cotangents[p][r]) at each frequency, in the order of p; each thread
+/// has four rows and four sources. Arguments: SpectraProduct, const float* in, const float* cotangents, float* out.
+inline Kernel correlate_spectra() {
+  return for_scalar<float>("correlate_spectra", R"cuda(
+struct Complex { float x, y; };
+struct Product { int planes, sources, rows, weight_row, weight_source, conjugate; };
+const int side = 4;
+
+extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Complex* in, const Complex* cotangents, Complex* out) {
+  const unsigned groups = 4096 / blockDim.x;
+  const unsigned frequency = blockIdx.x % groups * blockDim.x + threadIdx.x;
+  const int blocks_of_sources = (g.sources + side - 1) / side;
+  const int block = int(blockIdx.x / groups * blockDim.y + threadIdx.y);
+  const int first_row = block / blocks_of_sources * side, first_source = block % blocks_of_sources * side;
+  if (first_row >= g.rows) return;
+  Complex total[side][side];
+  for (int r = 0; r < side; ++r)
+    for (int s = 0; s < side; ++s) total[r][s] = {0.0f, 0.0f};
+  for (int p = 0; p < g.planes; ++p) {
+    Complex u[side], v[side];
+    for (int k = 0; k < side; ++k) {
+      u[k] = {0.0f, 0.0f};
+      v[k] = {0.0f, 0.0f};
+      if (first_row + k < g.rows) u[k] = cotangents[(uint64(p) * uint64(g.rows) + uint64(first_row + k)) * 4096 + frequency];
+      if (first_source + k < g.sources) v[k] = in[(uint64(p) * uint64(g.sources) + uint64(first_source + k)) * 4096 + frequency];
+    }
+    for (int r = 0; r < side; ++r)
+      for (int s = 0; s < side; ++s) {
+        total[r][s].x += v[s].x * u[r].x + v[s].y * u[r].y;
+        total[r][s].y += v[s].y * u[r].x - v[s].x * u[r].y;
+      }
+  }
+  for (int r = 0; r < side; ++r)
+    for (int s = 0; s < side; ++s)
+      if (first_row + r < g.rows && first_source + s < g.sources)
+        out[uint64((first_row + r) * g.sources + first_source + s) * 4096 + frequency] = total[r][s];
+}
+)cuda",
+                           {.registers = 128});
+}
+
+/// A convolution and its two derivatives as launches of the kernels above; `launch(kernel, grid, arguments)`. Spectra
+/// are counted in floats.
+class FftConvolution {
+ public:
+  static constexpr Index spectrum = 2 * 64 * 64;
+
+  /// Throws Error unless the stride, the dilation and the groups are 1 and the kernel is at most 48 x 48. `block` is
+  /// the number of threads in a block.
+  explicit FftConvolution(const cpu::ConvGeometry& geometry, unsigned block = 256) : g_(geometry), block_(block) {
+    require(g_.stride_h == 1 && g_.stride_w == 1 && g_.dilation_h == 1 && g_.dilation_w == 1 && g_.groups == 1 &&
+                g_.kernel_height <= 48 && g_.kernel_width <= 48,
+            "conv", "tiles of 64 x 64 serve stride 1, dilation 1, one group and kernels up to 48 x 48, got ",
+            g_.kernel_height, " x ", g_.kernel_width);
+  }
+
+  /// The weights' spectra, made once for all products with them.
+  Index weight_spectra() const { return g_.out_channels * g_.in_channels * spectrum; }
+  /// What each product takes besides.
+  Index scratch() const {
+    const Index pairs = std::max(output_tiles().pairs(), input_tiles().pairs());
+    return (pairs * (g_.in_channels + g_.out_channels) + g_.out_channels * g_.in_channels) * spectrum;
+  }
+
+  template <class Launch>
+  void transform_weights(Launch&& launch, const float* w, float* spectra) const {
+    forward(launch, kernel_tiles(), w, spectra);
+  }
+
+  /// y = conv(x, w).
+  template <class Launch>
+  void convolve(Launch&& launch, const float* x, const float* weight_spectra, float* y, float* scratch) const {
+    Tiles in = output_tiles(), out = output_tiles();
+    in.channels = i32(g_.in_channels), in.height = i32(g_.in_height), in.width = i32(g_.in_width);
+    in.origin_y = -i32(g_.pad_h), in.origin_x = -i32(g_.pad_w);
+    float* const product = scratch + in.pairs() * g_.in_channels * spectrum;
+    forward(launch, in, x, scratch);
+    multiply(launch, {i32(in.pairs()), i32(g_.in_channels), i32(g_.out_channels), i32(g_.in_channels), 1, 1}, scratch,
+             weight_spectra, product);
+    inverse(launch, out, product, y);
+  }
+
+  /// dx, the derivative of <dy, conv(x, w)> by x.
+  template <class Launch>
+  void input_gradient(Launch&& launch, const float* dy, const float* weight_spectra, float* dx, float* scratch) const {
+    Tiles in = input_tiles(), out = input_tiles();
+    in.channels = i32(g_.out_channels), in.height = i32(g_.out_height()), in.width = i32(g_.out_width());
+    out.crop_y = i32(g_.kernel_height) - 1, out.crop_x = i32(g_.kernel_width) - 1;
+    in.origin_y = i32(g_.pad_h) - out.crop_y, in.origin_x = i32(g_.pad_w) - out.crop_x;
+    float* const product = scratch + in.pairs() * g_.out_channels * spectrum;
+    forward(launch, in, dy, scratch);
+    multiply(launch, {i32(in.pairs()), i32(g_.out_channels), i32(g_.in_channels), 1, i32(g_.in_channels), 0}, scratch,
+             weight_spectra, product);
+    inverse(launch, out, product, dx);
+  }
+
+  /// dw, the derivative of <dy, conv(x, w)> by w.
+  template <class Launch>
+  void weight_gradient(Launch&& launch, const float* x, const float* dy, float* dw, float* scratch) const {
+    Tiles in = output_tiles(), cotangents = output_tiles();
+    in.channels = i32(g_.in_channels), in.height = i32(g_.in_height), in.width = i32(g_.in_width);
+    in.origin_y = -i32(g_.pad_h), in.origin_x = -i32(g_.pad_w);
+    cotangents.take_y = cotangents.step_y, cotangents.take_x = cotangents.step_x;
+    float* const of_dy = scratch + in.pairs() * g_.in_channels * spectrum;
+    float* const product = of_dy + in.pairs() * g_.out_channels * spectrum;
+    forward(launch, in, x, scratch);
+    forward(launch, cotangents, dy, of_dy);
+    const SpectraProduct p{i32(in.pairs()), i32(g_.in_channels), i32(g_.out_channels), 0, 0, 0};
+    const unsigned lanes = std::min(32u, block_), rows = block_ / lanes;
+    const Index tiles = (p.rows + 3) / 4 * ((p.sources + 3) / 4);
+    run(launch, correlate_spectra(), {groups_of(1, 4096 / lanes * groups_of(rows, tiles)), 1, lanes, rows}, p, scratch,
+        of_dy, product);
+    inverse(launch, kernel_tiles(), product, dw);
+  }
+
+ private:
+  static std::int32_t i32(Index v) { return static_cast<std::int32_t>(v); }
+
+  /// Tiles that cover planes of an extent by the parts that a kernel leaves valid.
+  Tiles covering(Index channels, Index height, Index width) const {
+    const Index step_y = 64 - g_.kernel_height + 1, step_x = 64 - g_.kernel_width + 1;
+    Tiles out;
+    out.images = i32(g_.batch), out.channels = i32(channels), out.height = i32(height), out.width = i32(width);
+    out.tiles_y = i32((height + step_y - 1) / step_y), out.tiles_x = i32((width + step_x - 1) / step_x);
+    out.step_y = out.keep_y = i32(step_y), out.step_x = out.keep_x = i32(step_x);
+    return out;
+  }
+  Tiles output_tiles() const { return covering(g_.out_channels, g_.out_height(), g_.out_width()); }
+  Tiles input_tiles() const { return covering(g_.in_channels, g_.in_height, g_.in_width); }
+  Tiles kernel_tiles() const {
+    Tiles out;
+    out.channels = i32(g_.out_channels * g_.in_channels);
+    out.height = i32(g_.kernel_height), out.width = i32(g_.kernel_width);
+    return out;
+  }
+
+  template <class Launch, class Arguments>
+  static void run(Launch&& launch, const Kernel& kernel, const Grid& grid, Arguments arguments, const float* in,
+                  float* out) {
+    void* addresses[] = {&arguments, &in, &out};
+    if (grid.blocks > 0) launch(kernel, grid, addresses);
+  }
+  template <class Launch, class Arguments>
+  static void run(Launch&& launch, const Kernel& kernel, const Grid& grid, Arguments arguments, const float* in,
+                  const float* other, float* out) {
+    void* addresses[] = {&arguments, &in, &other, &out};
+    if (grid.blocks > 0 && grid.blocks_y > 0) launch(kernel, grid, addresses);
+  }
+
+  template <class Launch>
+  void forward(Launch&& launch, const Tiles& tiles, const float* x, float* spectra) const {
+    run(launch, transform_tiles(), {groups_of(1, tiles.pairs() * tiles.channels), 1, block_, 1}, tiles, x, spectra);
+  }
+  template <class Launch>
+  void inverse(Launch&& launch, const Tiles& tiles, const float* spectra, float* y) const {
+    run(launch, inverse_transform_tiles(), {groups_of(1, tiles.pairs() * tiles.channels), 1, block_, 1}, tiles, spectra,
+        y);
+  }
+  template <class Launch>
+  void multiply(Launch&& launch, const SpectraProduct& p, const float* in, const float* weights, float* out) const {
+    const unsigned lanes = std::min(32u, block_), rows = block_ / lanes;
+    const Grid grid{groups_of(1, 4096 / lanes * groups_of(4, p.rows)), groups_of(2 * rows, p.planes), lanes, rows};
+    require(grid.blocks_y <= 65535, "conv", p.planes, " pairs of tiles are too many for one launch");
+    run(launch, multiply_spectra(), grid, p, in, weights, out);
+  }
+
+  cpu::ConvGeometry g_;
+  unsigned block_;
+};
+
+}  // namespace settle::kernels
