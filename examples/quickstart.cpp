@@ -2,15 +2,19 @@
 // same time; scores both on images that training never saw; writes scores, weights and pictures.
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <initializer_list>
 #include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 
 #include "settle/io/gif.hpp"
 #include "settle/io/png.hpp"
@@ -24,31 +28,40 @@ namespace {
 
 // --- what is trained, on what --------------------------------------------------------------------
 
+/// One part of the training. A net that has learnt to carry the mark along short contours goes on to longer ones, with
+/// more steps to carry it in; long ones alone take it many times as long to learn from.
+struct Lesson {
+  Index contour_length, distractor_length;  ///< dashes
+  int recurrent_steps;
+  double share;  ///< of the training steps
+};
+
 struct Settings {
   std::filesystem::path output = "out/quickstart";
   std::uint64_t seed = 1;
-  Index training_steps = 4200;
-  Index batch = 16;
-  Index recurrent_steps = 14;
-  double rate = 1e-2;
+  Index training_steps = 6000;
+  Index batch = 4;
+  double rate = 2e-2;
   double penalty_weight = 10;
-  Index training_images = 8192;
+  Index training_images = 8192;  ///< in each lesson
   Index held_out_images = 1024;
-  ModelOptions model{.kernel = 3, .orientations = 4, .seed = 1, .initialisation = Initialisation::corrected};
-  PathfinderOptions task{.size = 32, .window = 96, .contour_length = 6, .distractors = 4, .random_flips = true};
+  ModelOptions model{.kernel = 3, .orientations = 8, .seed = 1, .initialisation = Initialisation::corrected};
+  PathfinderOptions task{.size = 32, .window = 112, .distractors = 4, .random_flips = true};
+  std::array<Lesson, 3> lessons{{{3, 3, 10, 0.2}, {6, 6, 16, 0.2}, {9, 6, 22, 0.6}}};
 };
 
 /// Images of one purpose, made once. A Pathfinder data set is a seed, and its images are numbered; training and
 /// held-out images come from different seeds.
 class Images {
  public:
-  Images(const Settings& s, std::uint64_t purpose, Index count)
+  Images(const Settings& s, const Lesson& lesson, std::uint64_t data_set, Index count)
       : batches_(static_cast<std::size_t>((count + s.batch - 1) / s.batch)) {
-    const Pathfinder pathfinder(s.task);
+    PathfinderOptions task = s.task;
+    task.contour_length = lesson.contour_length, task.distractor_length = lesson.distractor_length;
+    const Pathfinder pathfinder(task);
     for (std::size_t k = 0; k < batches_.size(); ++k) {
       const Index first = static_cast<Index>(k) * s.batch;
-      batches_[k] =
-          pathfinder.batch(2 * s.seed + purpose, static_cast<std::uint64_t>(first), std::min(s.batch, count - first));
+      batches_[k] = pathfinder.batch(data_set, static_cast<std::uint64_t>(first), std::min(s.batch, count - first));
       // The strokes are thin: at this size a dash has about half of full brightness.
       batches_[k].image = map([](auto v, auto contrast) { return contrast * v; }, Var(batches_[k].image), 1.5).value();
     }
@@ -68,6 +81,36 @@ class Images {
   std::vector<PathfinderBatch> batches_;
 };
 
+/// The lessons, each with its images, and the learning rate, as functions of how far the training is (0 to 1). The
+/// control has no number of steps of its own: it is as far as the recurrent net is.
+class Course {
+ public:
+  explicit Course(const Settings& s) : settings_(s) {
+    for (std::size_t k = 0; k < s.lessons.size(); ++k)
+      images_.emplace_back(s, s.lessons[k], (s.lessons.size() + 1) * s.seed + k, s.training_images);
+  }
+
+  const Lesson& lesson(double progress) const { return settings_.lessons[at(progress)]; }
+  PathfinderBatch batch(double progress, Index step) const { return images_[at(progress)].training_batch(step); }
+
+  double rate(double progress) const {
+    constexpr Index resolution = 1'000'000;
+    const CosineRate rate{.rate = settings_.rate, .steps = resolution, .last = 0.02 * settings_.rate};
+    return rate(static_cast<Index>(progress * resolution));
+  }
+
+ private:
+  std::size_t at(double progress) const {
+    std::size_t k = 0;
+    for (double end = settings_.lessons[0].share; k + 1 < images_.size() && progress >= end;)
+      end += settings_.lessons[++k].share;
+    return k;
+  }
+
+  const Settings& settings_;
+  std::vector<Images> images_;
+};
+
 // --- how it is told ------------------------------------------------------------------------------
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
@@ -80,7 +123,7 @@ void show_progress(const std::string& line, bool last) {
   static auto shown = std::chrono::steady_clock::now() - std::chrono::hours(1);
   if (!last && seconds_since(shown) < (terminal ? 0.1 : 10.0)) return;
   shown = std::chrono::steady_clock::now();
-  std::printf(terminal ? (last ? "\r%-100s\n" : "\r%-100s") : "%s\n", line.c_str());
+  std::printf(terminal ? (last ? "\r%-118s\n" : "\r%-118s") : "%s\n", line.c_str());
   std::fflush(stdout);
 }
 
@@ -101,30 +144,45 @@ Json scores(const Confusion& c) {
 
 // --- training ------------------------------------------------------------------------------------
 
-/// One line of metrics.jsonl a step, and the progress line.
+/// One line of metrics.jsonl a step, and the progress line. Both nets write to it.
 class Log {
  public:
-  explicit Log(const std::filesystem::path& path) : file_(path) {
+  Log(const std::filesystem::path& path, std::initializer_list<std::string> models) : file_(path) {
     require(file_.good(), "quickstart", "cannot write ", path.string());
+    for (const auto& model : models) lines_.push_back({.model = model});
   }
 
-  void step(const char* model, Index step, Index steps, double seconds, double loss, Json more) {
-    smooth_ = step == 1 ? loss : 0.95 * smooth_ + 0.05 * loss;
-    Json line{{"model", model}, {"step", step}, {"seconds", seconds}, {"loss", loss}};
+  void step(std::size_t model, Index step, double seconds, double loss, const Json& more) {
+    const std::lock_guard lock(mutex_);
+    Line& own = lines_[model];
+    Json line{{"model", own.model}, {"step", step}, {"seconds", seconds}, {"loss", loss}};
     line.update(more);
     file_ << line.dump() << '\n';
-    require(std::isfinite(loss), "quickstart", "the loss of the ", model, " is ", loss, " at step ", step);
-    std::string shown = text("%-12s step %4lld", model, static_cast<long long>(step));
-    if (steps > 0) shown += text(" of %lld", static_cast<long long>(steps));
-    shown += text("  %5.1f s  loss %.5f", seconds, smooth_);
-    if (more.contains("penalty"))
-      shown += text("  penalty %.1e  residual %.1e", more["penalty"].get<double>(), more["residual"].get<double>());
-    show_progress(shown, step == steps);
+    require(std::isfinite(loss), "quickstart", "the loss of the ", own.model, " is ", loss, " at step ", step);
+    own.loss = step == 1 ? loss : 0.98 * own.loss + 0.02 * loss;
+    own.shown = text("%s: step %lld, loss %.5f", own.model.c_str(), static_cast<long long>(step), own.loss);
+    if (more.contains("residual")) own.shown += text(", residual %.1e", more["residual"].get<double>());
+    show(seconds, false);
   }
 
+  /// Ends the progress line.
+  void end(double seconds) { show(seconds, true); }
+
  private:
+  struct Line {
+    std::string model, shown = {};
+    double loss = 0;
+  };
+
+  void show(double seconds, bool last) const {
+    std::string all = text("%5.1f s", seconds);
+    for (const Line& line : lines_) all += (line.shown.empty() ? "" : "  |  ") + line.shown;
+    show_progress(all, last);
+  }
+
+  std::mutex mutex_;
   std::ofstream file_;
-  double smooth_ = 0;
+  std::vector<Line> lines_;
 };
 
 using Net = HgruNet<float>;
@@ -140,23 +198,25 @@ Net initial_net(const ModelOptions& options) {
   for (Index k = 0; k < taps; ++k) squares += static_cast<double>(brightness[k] * brightness[k]);
   for (Index k = 0; k < taps; ++k) brightness[k] /= static_cast<float>(std::sqrt(squares));
   net.stem.conv0.weight = filters;
-  for (auto& norm : net.cell.bn) norm.weight = Tensor<float>(norm.weight.shape(), 0.3f);
+  for (auto& norm : net.cell.bn) norm.weight = Tensor<float>(norm.weight.shape(), 1.f);
   net.readout.conv6.bias = Tensor<float>(Shape{2}, {1.5f, -1.5f});
   return net;
 }
 
 /// C-RBP: the recurrent steps are not recorded; the loss is differentiated through the fixed point that they approach,
-/// and the penalty keeps the last step contractive. Returns the seconds it took.
-double train(Net& net, const Settings& s, const Images& images, Log& log) {
-  const Rbp policy{{.stop = fixed_point::Steps{.count = static_cast<int>(s.recurrent_steps)},
-                    .adjoint = fixed_point::Neumann{.max_products = 10, .rtol = 0.1},
-                    .penalty = fixed_point::Lcp{.lambda = 0.9},
-                    .on_fail = fixed_point::OnFail::report}};
-  const CosineRate rate{.rate = s.rate, .steps = s.training_steps, .warm_up = 20, .last = 0.02 * s.rate};
+/// and the penalty keeps the last step contractive: on both sides, as a factor near -1 makes the state flicker.
+/// Calls after_step(steps done, seconds).
+void train(Net& net, const Settings& s, const Course& course, Log& log,
+           const std::function<void(Index, double)>& after_step) {
   Adam<float> adam({.beta2 = 0.99});
   const auto start = std::chrono::steady_clock::now();
   for (Index step = 0; step < s.training_steps; ++step) {
-    const PathfinderBatch batch = images.training_batch(step);
+    const double progress = static_cast<double>(step) / static_cast<double>(s.training_steps);
+    const PathfinderBatch batch = course.batch(progress, step);
+    const Rbp policy{{.stop = fixed_point::Steps{.count = course.lesson(progress).recurrent_steps},
+                      .adjoint = fixed_point::Neumann{.max_products = 12, .rtol = 0.1},
+                      .penalty = fixed_point::Lcp{.lambda = 0.9, .two_sided = true},
+                      .on_fail = fixed_point::OnFail::report}};
     std::vector<Var<float>> gradients;
     double loss_value = 0;
     Json more;
@@ -170,26 +230,23 @@ double train(Net& net, const Settings& s, const Images& images, Log& log) {
       more = {{"penalty", result.penalty.item()},
               {"residual", result.report->forward.relative.front()},
               {"adjoint_products", result.report->adjoint.products},
-              {"rate", rate(step)}};
+              {"rate", course.rate(progress)}};
     }
-    adam.options.rate = rate(step);
+    adam.options.rate = course.rate(progress);
     adam.step(net, gradients);
-    log.step("hGRU", step + 1, s.training_steps, seconds_since(start), loss_value, more);
+    const double seconds = seconds_since(start);
+    log.step(0, step + 1, seconds, loss_value, more);
+    after_step(step + 1, seconds);
   }
-  return seconds_since(start);
 }
 
-/// The feed-forward control, for as long as the recurrent net had.
-double train(FeedForwardNet<float>& net, const Settings& s, const Images& images, double seconds, Log& log) {
+/// The feed-forward control, for as long as the recurrent net trains: until `progress` is 1. Returns its steps.
+Index train(FeedForwardNet<float>& net, const Course& course, const std::atomic<double>& progress, Log& log) {
   Adam<float> adam({.beta2 = 0.99});
   const auto start = std::chrono::steady_clock::now();
-  double now = 0;
-  for (Index step = 0; now < seconds; ++step) {
-    const PathfinderBatch batch = images.training_batch(step);
-    // Its number of steps is not known beforehand, so the rate follows the time.
-    const CosineRate rate{.rate = s.rate, .steps = 1000, .warm_up = 0, .last = 0.02 * s.rate};
-    adam.options.rate =
-        rate(static_cast<Index>(1000 * now / seconds)) * std::min(1.0, static_cast<double>(step + 1) / 20);
+  Index step = 0;
+  for (double now = progress; now < 1; now = progress) {
+    const PathfinderBatch batch = course.batch(now, step);
     std::vector<Var<float>> gradients;
     double loss_value = 0;
     {
@@ -203,11 +260,56 @@ double train(FeedForwardNet<float>& net, const Settings& s, const Images& images
         net.bn[k].running_var = stop_gradient(model.bn[k].running_var);
       }
     }
+    adam.options.rate = course.rate(now);
     adam.step(net, gradients);
-    now = seconds_since(start);
-    log.step("feed-forward", step + 1, now < seconds ? 0 : step + 1, now, loss_value, {{"rate", adam.options.rate}});
+    log.step(1, ++step, seconds_since(start), loss_value, {{"rate", adam.options.rate}});
   }
-  return now;
+  return step;
+}
+
+/// What training both nets gives.
+struct Trained {
+  Net net;
+  FeedForwardNet<float> control;
+  double seconds = 0;
+  Index control_steps = 0;
+  std::size_t peak_bytes = 0;  ///< of the recurrent training, beyond the images
+};
+
+/// Trains both nets at the same time, each on one core: the nets are too small to be worth splitting.
+Trained train_both(const Settings& s, const Course& course, Log& log) {
+  Trained out{.net = initial_net(s.model), .control = feed_forward_net<float>(s.model)};
+  ThreadPool::instance().resize(1);
+  const std::size_t held = Memory::instance().use().current;
+  Memory::instance().reset_peak();
+  std::atomic<double> progress = 0;
+  std::exception_ptr control_error;
+  std::jthread control_thread;
+  const auto after_step = [&](Index done, double seconds) {
+    out.seconds = seconds;
+    if (done == std::min<Index>(2, s.training_steps)) {  // every later step takes the same memory
+      out.peak_bytes = Memory::instance().use().peak - held;
+      control_thread = std::jthread([&] {
+        try {
+          out.control_steps = train(out.control, course, progress, log);
+        } catch (...) {
+          control_error = std::current_exception();
+        }
+      });
+    }
+    progress = static_cast<double>(done) / static_cast<double>(s.training_steps);
+  };
+  try {
+    train(out.net, s, course, log, after_step);
+  } catch (...) {
+    progress = 1;  // ends the control's training too
+    throw;
+  }
+  if (control_thread.joinable()) control_thread.join();
+  if (control_error) std::rethrow_exception(control_error);
+  log.end(out.seconds);
+  ThreadPool::instance().resize(ThreadPool::default_threads());
+  return out;
 }
 
 // --- evaluation ----------------------------------------------------------------------------------
@@ -273,12 +375,12 @@ void write_pictures(const Settings& s, const Net& net, const Images& images) {
   const Index shown = std::min<Index>(8, s.batch), pixels = s.task.size * s.task.size;
   const PathfinderBatch& batch = images.batches().front();
   std::vector<Tensor<float>> logits;
-  predict(net, Var(batch.image), static_cast<int>(2 * s.recurrent_steps),
-          [&](int, const Var<float>& y) { logits.push_back(y.value()); });
+  const int steps = s.lessons.back().recurrent_steps;
+  predict(net, Var(batch.image), 2 * steps, [&](int, const Var<float>& y) { logits.push_back(y.value()); });
   const auto image = [&](Index n) { return batch.image.data() + n * pixels; };
 
   Sheet panels(3, shown, s.task.size);
-  const Tensor<float>& settled = logits[static_cast<std::size_t>(s.recurrent_steps - 1)];
+  const Tensor<float>& settled = logits[static_cast<std::size_t>(steps - 1)];
   for (Index n = 0; n < shown; ++n) {
     panels.paint(0, n, grey(image(n)));
     panels.paint(1, n, grey(batch.target.data() + n * pixels));
@@ -301,9 +403,9 @@ void write_pictures(const Settings& s, const Net& net, const Images& images) {
 // --- the command line ----------------------------------------------------------------------------
 
 constexpr const char* usage =
-    "quickstart [--output FOLDER] [--seed N] [--training-steps N] [--batch N] [--recurrent-steps N]\n"
-    "           [--kernel K] [--orientations N] [--rate R] [--penalty-weight W] [--size S] [--window W]\n"
-    "           [--contour-length L] [--distractors D] [--training-images N] [--held-out-images N]\n";
+    "quickstart [--output FOLDER] [--seed N] [--training-steps N] [--batch N] [--kernel K] [--orientations N]\n"
+    "           [--rate R] [--penalty-weight W] [--size S] [--window W] [--distractors D] [--training-images N]\n"
+    "           [--held-out-images N]\n";
 
 Settings parse(int count, char** words) {
   Settings s;
@@ -314,14 +416,12 @@ Settings parse(int count, char** words) {
       {"--seed", [&](const char* v) { s.seed = s.model.seed = std::strtoull(v, nullptr, 10); }},
       {"--training-steps", whole(s.training_steps)},
       {"--batch", whole(s.batch)},
-      {"--recurrent-steps", whole(s.recurrent_steps)},
       {"--kernel", whole(s.model.kernel)},
       {"--orientations", whole(s.model.orientations)},
       {"--rate", real(s.rate)},
       {"--penalty-weight", real(s.penalty_weight)},
       {"--size", whole(s.task.size)},
       {"--window", whole(s.task.window)},
-      {"--contour-length", whole(s.task.contour_length)},
       {"--distractors", whole(s.task.distractors)},
       {"--training-images", whole(s.training_images)},
       {"--held-out-images", whole(s.held_out_images)}};
@@ -333,30 +433,25 @@ Settings parse(int count, char** words) {
     }
     option->second(words[k + 1]);
   }
-  for (Index value : {s.training_steps, s.batch, s.recurrent_steps, s.training_images, s.held_out_images})
+  for (Index value : {s.training_steps, s.batch, s.training_images, s.held_out_images})
     require(value >= 1, "quickstart", "expected a whole number of at least 1, got ", value);
   return s;
 }
 
 void quickstart(const Settings& s) {
   std::filesystem::create_directories(s.output);
-  Log log(s.output / "metrics.jsonl");
+  Log log(s.output / "metrics.jsonl", {"hGRU", "feed-forward"});
   const auto start = std::chrono::steady_clock::now();
-  const Images training(s, 0, s.training_images), held_out(s, 1, s.held_out_images);
-  std::printf("%lld training and %lld held-out images of %lld x %lld pixels, made in %.1f s\n",
+  const Lesson& last = s.lessons.back();
+  const Course course(s);
+  const Images held_out(s, last, (s.lessons.size() + 1) * s.seed + s.lessons.size(), s.held_out_images);
+  std::printf("%zu x %lld training and %lld held-out images of %lld x %lld pixels, made in %.1f s\n", s.lessons.size(),
               static_cast<long long>(s.training_images), static_cast<long long>(s.held_out_images),
               static_cast<long long>(s.task.size), static_cast<long long>(s.task.size), seconds_since(start));
+  auto [net, control, seconds, control_steps, peak_bytes] = train_both(s, course, log);
 
-  Net net = initial_net(s.model);
-  Memory::instance().reset_peak();
-  const double seconds = train(net, s, training, log);
-  const std::size_t peak_bytes = Memory::instance().use().peak;
-  FeedForwardNet<float> control = feed_forward_net<float>(s.model);
-  const double control_seconds = train(control, s, training, seconds, log);
-
-  const Confusion recurrent = evaluate(held_out, [&](const PathfinderBatch& b) {
-    return predict(net, Var(b.image), static_cast<int>(s.recurrent_steps)).value();
-  });
+  const Confusion recurrent = evaluate(
+      held_out, [&](const PathfinderBatch& b) { return predict(net, Var(b.image), last.recurrent_steps).value(); });
   const Confusion feed_forward =
       evaluate(held_out, [&](const PathfinderBatch& b) { return control(Var(b.image)).value(); });
   const Confusion every_dash = evaluate(held_out, mark_all);
@@ -369,7 +464,8 @@ void quickstart(const Settings& s) {
                       {"seed", s.seed},
                       {"held_out_images", s.held_out_images}});
   summary["feedforward"] = scores(feed_forward);
-  summary["feedforward"]["training_seconds"] = control_seconds;
+  summary["feedforward"]["training_seconds"] = seconds;
+  summary["feedforward"]["steps"] = control_steps;
   summary["feedforward"]["parameters"] = parameter_count(control);
   summary["mark_all"] = scores(every_dash);
 
@@ -384,7 +480,8 @@ void quickstart(const Settings& s) {
   std::printf("\nOn %lld held-out images (F1):  hGRU %.3f   feed-forward %.3f   every dash %.3f\n",
               static_cast<long long>(s.held_out_images), recurrent.f1(), feed_forward.f1(), every_dash.f1());
   std::printf(
-      "Trained %.0f s each; peak memory of the recurrent training %.1f MB. See %s: summary.json, metrics.jsonl,\n"
+      "Trained for %.0f s, side by side; peak memory of the recurrent training %.1f MB. See %s: summary.json, "
+      "metrics.jsonl,\n"
       "model.safetensors, panels.png (image, target, prediction), segmentation.gif (over the recurrent steps)\n",
       seconds, static_cast<double>(peak_bytes) / 1e6, s.output.c_str());
 }

@@ -8,8 +8,12 @@
 #include <thread>
 #include <vector>
 
+#include "settle/autodiff/grad.hpp"
 #include "settle/core/random.hpp"
 #include "settle/core/tensor.hpp"
+#include "settle/ops/convolution.hpp"
+#include "settle/ops/map.hpp"
+#include "settle/ops/reduce.hpp"
 
 using namespace settle;
 
@@ -142,4 +146,33 @@ TEST_CASE("tensors may be made, shared and dropped on several threads") {
   CHECK(source.data()[0] == 1.f);
   out.clear();
   CHECK(Memory::instance().use().current == before.current + 1024);
+}
+
+TEST_CASE("two threads may train at the same time: each finds what it would find alone") {
+  const auto train = [](std::uint64_t seed) {
+    Random random(seed);
+    const Var<float> x(normal<float>({2, 3, 8, 8}, 0, 1, random));
+    Tensor<float> kernel = normal<float>({3, 3, 3, 3}, 0, 0.1, random);
+    for (int step = 0; step < 5; ++step) {
+      Tape<float> tape;
+      const Var<float> w = tape.leaf(kernel);
+      const Var<float> y = map([](auto v) { return tanh(v); }, conv(x, w, ConvOptions::same(w.shape())));
+      kernel = map([](auto old, auto slope) { return old - 0.1 * slope; }, Var(kernel),
+                   grad(mean(map([](auto v) { return v * v; }, y)), {w})[0])
+                   .value();
+    }
+    return std::vector<float>(kernel.data(), kernel.data() + kernel.size());
+  };
+  for (int threads : {1, 2}) {
+    ThreadPool::instance().resize(threads);
+    const std::vector<float> expected[] = {train(1), train(2)};
+    std::vector<float> found[2];
+    {
+      std::jthread other([&] { found[1] = train(2); });
+      found[0] = train(1);
+    }
+    CHECK(found[0] == expected[0]);
+    CHECK(found[1] == expected[1]);
+  }
+  ThreadPool::instance().resize(ThreadPool::default_threads());
 }
