@@ -11,7 +11,8 @@ namespace settle {
 
 /// The vector-Jacobian product of a recorded computation, prepared once and applied any number of times. Only the
 /// operations between the inputs and the outputs take part, and each computes only the cotangents that lead to the
-/// inputs: replaying a step's product for its state never touches the weights' gradients.
+/// inputs: replaying a step's product for its state never touches the weights' gradients. From the second product on,
+/// operations keep what does not depend on the cotangents, such as local derivatives.
 template <class T, class Device = Cpu>
 class Pullback {
  public:
@@ -47,6 +48,7 @@ class Pullback {
     for (const auto& y : outputs_)
       if (y.tape()) tape_->require_current("grad", y);
     NoGrad<T, Device> pause(create_graph ? nullptr : tape_);
+    ++products_;
     std::vector<Var<T, Device>> slots(static_cast<std::size_t>(std::max(0, end_ - first_)));
     Sum sum{*this, slots};
     for (std::size_t k = 0; k < outputs_.size(); ++k) {
@@ -55,7 +57,7 @@ class Pullback {
               outputs_[k].shape(), ", got ", cotangents[k].shape());
       if (outputs_[k].id() >= first_ && outputs_[k].id() < end_) sum.add_to(outputs_[k].id(), cotangents[k]);
     }
-    for (const Step& step : steps_) {
+    for (Step& step : steps_) {
       const auto first = static_cast<std::size_t>(step.first_output - first_);
       const std::vector<Var<T, Device>> given(slots.begin() + static_cast<std::ptrdiff_t>(first),
                                               slots.begin() + static_cast<std::ptrdiff_t>(first) + step.outputs);
@@ -82,6 +84,7 @@ class Pullback {
   struct Step {
     int node, first_output, outputs;
     std::vector<int> needed;  ///< per input of the node: the value number, or -1
+    std::shared_ptr<void> kept = nullptr;
   };
 
   struct Sum final : Cotangents<T, Device> {
@@ -98,13 +101,17 @@ class Pullback {
       if (std::count(step->needed.begin(), step->needed.end(), step->needed[input]) > 1) return nullptr;
       return const_cast<Tensor<T, Device>*>(&slot.value());
     }
+    /// Whoever asks for a second product will ask for more.
+    std::shared_ptr<void>* kept() override {
+      return pullback.products_ >= 2 && !pullback.tape_->recording() ? &step->kept : nullptr;
+    }
     void add_to(int id, const Var<T, Device>& cotangent) {
       Var<T, Device>& slot = slots[static_cast<std::size_t>(id - pullback.first_)];
       slot = slot.defined() ? slot + cotangent : cotangent;
     }
     Pullback& pullback;
     std::vector<Var<T, Device>>& slots;
-    const Step* step = nullptr;
+    Step* step = nullptr;
   };
 
   void plan(int lowest, int highest) {
@@ -145,6 +152,7 @@ class Pullback {
   std::vector<Step> steps_;
   std::vector<char> keep_;
   int first_ = 0, end_ = 0;
+  int products_ = 0;
 };
 
 struct GradOptions {

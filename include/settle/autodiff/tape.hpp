@@ -69,6 +69,9 @@ class Cotangents {
   virtual void add(std::size_t input, const Var<T, Device>& cotangent) = 0;
   /// The tensor that this input's cotangent is summed in, when it may be written in place; null otherwise.
   virtual Tensor<T, Device>* in_place(std::size_t input) = 0;
+  /// Where the operation may keep what its cotangents do not depend on, for further products with the same recorded
+  /// operation and the same wanted inputs; null when none are expected.
+  virtual std::shared_ptr<void>* kept() { return nullptr; }
 };
 
 /// The record of a computation, as a flat list of operations. Not copyable: Vars point to it, so it must outlive them.

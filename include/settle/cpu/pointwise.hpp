@@ -13,7 +13,8 @@
 #include "settle/core/threads.hpp"
 #include "settle/cpu/packet.hpp"
 #include "settle/cpu/packet_math.hpp"
-#include "settle/expr/program.hpp"
+#include "settle/cpu/unroll.hpp"
+#include "settle/expr/linear_form.hpp"
 
 // How a pointwise program runs on the CPU: the iteration space is cut in chunks of contiguous elements, and for each chunk
 // all results are computed packet by packet in one loop. Results of a smaller shape than the space are summed on the fly.
@@ -276,6 +277,110 @@ class Interpreter {
   Index places_ = 0;
 };
 
+/// A linear form with its factors at hand: its inputs are the m cotangents, the factors and the inputs of the function
+/// that it is the gradient of. A few multiplications an element, so each term is a loop at the speed of memory.
+template <class T>
+class LinearKernel {
+ public:
+  LinearKernel(const expr::LinearForm& form, int m) {
+    const int inputs = m + static_cast<int>(form.factors.size());
+    for (const expr::LinearTerm& t : form.terms) {
+      Term term{t.result, {t.cotangent}, 1, static_cast<T>(t.literal), false};
+      if (t.factor >= 0) term.operand[static_cast<std::size_t>(term.operands++)] = m + t.factor;
+      if (t.input >= 0) term.operand[static_cast<std::size_t>(term.operands++)] = inputs + t.input;
+      term.first = terms_.empty() || terms_.back().result != term.result;
+      terms_.push_back(term);
+    }
+  }
+
+  static void run(const void* self, const Chunk<T>& chunk) {
+    constexpr Index block = 64 * packet_size<T>;  // sums within a block are in T, across blocks in double
+    for (Index at = 0; at < chunk.count; at += block)
+      for (const Term& term : static_cast<const LinearKernel*>(self)->terms_)
+        add(term, chunk, at, std::min(block, chunk.count - at));
+  }
+
+ private:
+  struct Term {
+    int result;
+    std::array<int, 3> operand;
+    int operands;
+    T literal;
+    bool first;  ///< of its result
+  };
+
+  static void add(const Term& term, const Chunk<T>& chunk, Index at, Index count) {
+    T scale = term.literal;
+    std::array<const T*, 3> dense{};
+    int vectors = 0;
+    for (int k = 0; k < term.operands; ++k) {
+      const auto input = static_cast<std::size_t>(term.operand[static_cast<std::size_t>(k)]);
+      if (chunk.dense[input])
+        dense[static_cast<std::size_t>(vectors++)] = chunk.input[input] + at;
+      else
+        scale *= *chunk.input[input];
+    }
+    const auto r = static_cast<std::size_t>(term.result);
+    if (vectors == 3)
+      put<3>(dense, scale, chunk, r, term.first, at, count);
+    else if (vectors == 2)
+      put<2>(dense, scale, chunk, r, term.first, at, count);
+    else if (vectors == 1)
+      put<1>(dense, scale, chunk, r, term.first, at, count);
+    else
+      put<0>(dense, scale, chunk, r, term.first, at, count);
+  }
+
+  template <int vectors>
+  static void put([[maybe_unused]] const std::array<const T*, 3>& dense, T scale, const Chunk<T>& chunk, std::size_t r, bool first,
+                  Index at, Index count) {
+    constexpr int width = packet_size<T>;
+    const Packet<T> factor = splat(scale);
+    const auto each = [&](auto&& use) __attribute__((always_inline)) {
+      Index i = 0;
+      for (; i + width <= count; i += width) {
+        Packet<T> value = factor;
+        SETTLE_UNROLL for (int v = 0; v < vectors; ++v) value *= load(dense[static_cast<std::size_t>(v)] + i);
+        use(i, value, width);
+      }
+      if (i < count) {
+        const int rest = static_cast<int>(count - i);
+        Packet<T> value = factor;
+        SETTLE_UNROLL for (int v = 0; v < vectors; ++v) value *=
+            load_partial(dense[static_cast<std::size_t>(v)] + i, rest);
+        use(i, keep_first(value, rest), rest);
+      }
+    };
+    const Put kind = chunk.put[r] == Put::assign && !first ? Put::accumulate : chunk.put[r];
+    T* const out = chunk.output[r] + at;
+    switch (kind) {
+      case Put::skip: break;
+      case Put::assign:
+        each([&](Index i, Packet<T> value, int n) { n == width ? store(out + i, value) : store_partial(out + i, value, n); });
+        break;
+      case Put::accumulate:
+        each([&](Index i, Packet<T> value, int n) {
+          n == width ? store(out + i, load(out + i) + value)
+                     : store_partial(out + i, load_partial(out + i, n) + value, n);
+        });
+        break;
+      case Put::sum: {
+        Packet<T> total{};
+        each([&](Index, Packet<T> value, int) { total += value; });
+        *chunk.total[r] += static_cast<double>(cpu::sum(total));
+        break;
+      }
+      case Put::sum_each:
+        each([&](Index i, Packet<T> value, int n) {
+          for (int l = 0; l < n; ++l) chunk.total[r][at + i + l] += static_cast<double>(value[l]);
+        });
+        break;
+    }
+  }
+
+  std::vector<Term> terms_;
+};
+
 /// The program of a lambda of N symbolic numbers, as it is written.
 template <class F, int N>
 struct Traced {
@@ -302,12 +407,19 @@ namespace settle {
 template <class T, class Device>
 class PointwiseFunction;
 
+/// What evaluates one chunk of a pointwise function.
+template <class T>
+struct PointwiseKernel {
+  void (*run)(const void*, const cpu::Chunk<T>&);
+  const void* self;
+};
+
 /// A pointwise function with its kernel, and the function that is its gradient; one object per lambda and order.
 /// The value and the first gradient are compiled; higher orders are derived on first use and interpreted.
 template <class T>
 class PointwiseFunction<T, Cpu> {
  public:
-  using Run = void (*)(const void*, const cpu::Chunk<T>&);
+  using Run = decltype(PointwiseKernel<T>::run);
 
   /// The function of a captureless lambda of N symbolic numbers.
   template <class F, int N>
@@ -328,7 +440,7 @@ class PointwiseFunction<T, Cpu> {
     return *gradient_;
   }
 
-  void run(const cpu::Chunk<T>& chunk) const { run_(interpreter_.get(), chunk); }
+  PointwiseKernel<T> kernel() const { return {run_, interpreter_.get()}; }
 
  private:
   PointwiseFunction(expr::Program program, Run run, Run gradient_run)
@@ -418,10 +530,10 @@ struct Space {
 
 }  // namespace cpu
 
-/// Evaluates a pointwise function over `space`: inputs broadcast to it, and each wanted result is summed to its tensor's
+/// Evaluates a kernel over `space`: inputs broadcast to it, and each wanted result is summed to its tensor's
 /// shape. Deterministic for a given number of threads.
 template <class T>
-void evaluate(const PointwiseFunction<T, Cpu>& function, const Shape& space, std::span<const Tensor<T>> inputs,
+void evaluate(const PointwiseKernel<T>& kernel, const Shape& space, std::span<const Tensor<T>> inputs,
               std::span<const PointwiseResult<T>> results) {
   using cpu::Put;
   constexpr Index chunk_length = 4096;
@@ -483,7 +595,7 @@ void evaluate(const PointwiseFunction<T, Cpu>& function, const Shape& space, std
         else
           chunk.output[r] = output[r] + at;
       }
-      function.run(chunk);
+      kernel.run(kernel.self, chunk);
     }
   });
 

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <memory>
+#include <optional>
 #include <tuple>
 #include <type_traits>
 #include <vector>
@@ -34,9 +36,71 @@ struct first_var<A, Rest...> : first_var<Rest...> {};
 template <class V, class A>
 V as_var(const A& argument) {
   if constexpr (std::is_arithmetic_v<A>)
-    return Tensor<typename V::value_type, typename V::device_type>(Shape{}, static_cast<typename V::value_type>(argument));
+    return Tensor<typename V::value_type, typename V::device_type>(Shape{},
+                                                                   static_cast<typename V::value_type>(argument));
   else
     return argument;
+}
+
+/// A gradient as products of cotangents with local derivatives that were computed once.
+template <class T, class D>
+struct KeptDerivatives {
+  std::vector<bool> needed;
+  std::optional<cpu::LinearKernel<T>> kernel;  ///< none: the gradient is as fast
+  std::vector<Tensor<T, D>> factors;
+
+  /// `arguments` are m cotangents and the inputs.
+  KeptDerivatives(const PointwiseFunction<T, D>& gradient, const Shape& space, std::vector<Tensor<T, D>> arguments,
+                  int m, std::vector<bool> wanted)
+      : needed(std::move(wanted)) {
+    const auto form = expr::linear_form(gradient.program(), m, needed);
+    if (!form || arguments.size() + form->factors.size() > cpu::max_operands) return;
+    kernel.emplace(*form, m);
+    MemoryTag tag("local derivatives");
+    for (std::size_t f = 0; f < form->factors.size(); ++f) factors.emplace_back(space);
+    for (int r = 0; r < m; ++r) {
+      // Cotangent 1 for one result of the function and 0 for the others.
+      for (int k = 0; k < m; ++k) arguments[static_cast<std::size_t>(k)] = Tensor<T, D>(Shape{}, k == r ? T{1} : T{0});
+      std::vector<PointwiseResult<T>> into(needed.size());
+      bool any = false;
+      for (std::size_t f = 0; f < form->factors.size(); ++f)
+        if (form->factors[f].cotangent == r)
+          any = true, into[static_cast<std::size_t>(form->factors[f].result)] = {&factors[f], false};
+      if (any) evaluate<T>(gradient.kernel(), space, arguments, into);
+    }
+  }
+};
+
+/// Adds to the cotangents that are needed what a map's gradient gives for `arguments`, which are m cotangents and the
+/// inputs, when it is not recorded: written or added in place.
+template <class T, class D>
+void pull_values(const PointwiseFunction<T, D>& gradient, const Shape& space, const std::vector<Var<T, D>>& arguments,
+                 int m, const std::vector<bool>& needed, Cotangents<T, D>& gradients) {
+  std::vector<Tensor<T, D>> operands, fresh(needed.size());
+  for (const auto& a : arguments) operands.push_back(a.value());
+  PointwiseKernel<T> kernel = gradient.kernel();
+  if (std::shared_ptr<void>* kept = gradients.kept()) {
+    using Kept = KeptDerivatives<T, D>;
+    if (!*kept) *kept = std::make_shared<Kept>(gradient, space, operands, m, needed);
+    const Kept& derivatives = *static_cast<const Kept*>(kept->get());
+    if (derivatives.kernel && derivatives.needed == needed) {
+      kernel = {&cpu::LinearKernel<T>::run, &*derivatives.kernel};
+      operands.insert(operands.begin() + m, derivatives.factors.begin(), derivatives.factors.end());
+    }
+  }
+  std::vector<PointwiseResult<T>> into(needed.size());
+  for (std::size_t k = 0; k < needed.size(); ++k) {
+    if (!needed[k]) continue;
+    if (Tensor<T, D>* existing = gradients.in_place(k)) {
+      into[k] = {existing, true};
+    } else {
+      fresh[k] = Tensor<T, D>(operands[operands.size() - needed.size() + k].shape());
+      into[k] = {&fresh[k], false};
+    }
+  }
+  evaluate<T>(kernel, space, operands, into);
+  for (std::size_t k = 0; k < needed.size(); ++k)
+    if (into[k].tensor && !into[k].accumulate) gradients.add(k, fresh[k]);
 }
 
 /// The pointwise primitive: evaluates the wanted results of `function` over `space`, each summed to its shape. Its
@@ -54,7 +118,7 @@ std::vector<Var<T, D>> pointwise(const PointwiseFunction<T, D>& function, const 
     tensors[r] = Tensor<T, D>(shapes[r]);
     results[r].tensor = &tensors[r];
   }
-  evaluate<T>(function, space, values, results);
+  evaluate<T>(function.kernel(), space, values, results);
 
   return record_outputs<T, D>(
       "map", tensors, inputs,
@@ -67,7 +131,6 @@ std::vector<Var<T, D>> pointwise(const PointwiseFunction<T, D>& function, const 
         // A cotangent that passes through unchanged is handed on, not copied.
         std::vector<bool> needed(inputs.size());
         std::vector<Shape> input_shapes;
-        bool recorded = false;
         for (std::size_t k = 0; k < inputs.size(); ++k) {
           input_shapes.push_back(inputs[k].shape());
           needed[k] = gradients.needs(k);
@@ -84,29 +147,13 @@ std::vector<Var<T, D>> pointwise(const PointwiseFunction<T, D>& function, const 
           }
         }
         if (std::find(needed.begin(), needed.end(), true) == needed.end()) return;
-        recorded = recording_tape<T, D>("map", arguments) != nullptr;
-        if (recorded) {
+        if (recording_tape<T, D>("map", arguments)) {
           const auto out = pointwise<T, D>(gradient, space, arguments, input_shapes, needed);
           for (std::size_t k = 0; k < inputs.size(); ++k)
             if (needed[k]) gradients.add(k, out[k]);
           return;
         }
-        // Not recorded: write or add straight into the cotangents.
-        std::vector<Tensor<T, D>> operands, fresh(inputs.size());
-        for (const auto& a : arguments) operands.push_back(a.value());
-        std::vector<PointwiseResult<T>> into(inputs.size());
-        for (std::size_t k = 0; k < inputs.size(); ++k) {
-          if (!needed[k]) continue;
-          if (Tensor<T, D>* existing = gradients.in_place(k)) {
-            into[k] = {existing, true};
-          } else {
-            fresh[k] = Tensor<T, D>(input_shapes[k]);
-            into[k] = {&fresh[k], false};
-          }
-        }
-        evaluate<T>(gradient, space, operands, into);
-        for (std::size_t k = 0; k < inputs.size(); ++k)
-          if (into[k].tensor && !into[k].accumulate) gradients.add(k, fresh[k]);
+        pull_values(gradient, space, arguments, static_cast<int>(cotangents.size()), needed, gradients);
       });
 }
 
