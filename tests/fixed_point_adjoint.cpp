@@ -440,8 +440,14 @@ TEST_CASE("A12: the reported adjoint residual is the one recomputed by plain loo
         fp::Adjoint(fp::BiCgStab{.rtol = 1e-2}), fp::Adjoint(fp::Phantom{})}) {
     std::shared_ptr<const fp::Report> report;
     const auto g = adjoint_of<double>(w, c, {.stop = fp::Steps{1}, .adjoint = policy}, &report);
-    std::vector<double> residual = transposed.times(g);
-    for (std::size_t k = 0; k < g.size(); ++k) residual[k] += c[k] - g[k];
+    std::vector<double> judged = g;
+    if (std::holds_alternative<fp::Neumann>(policy)) {  // the sum before the last term, whose residual is that term
+      std::vector<double> term = c;
+      for (int k = 0; k < report->adjoint.products; ++k) term = transposed.times(term);
+      for (std::size_t k = 0; k < g.size(); ++k) judged[k] -= term[k];
+    }
+    std::vector<double> residual = transposed.times(judged);
+    for (std::size_t k = 0; k < g.size(); ++k) residual[k] += c[k] - judged[k];
     CHECK(report->adjoint.residuals.front() == doctest::Approx(norm_of(residual) / norm_of(c)).epsilon(1e-9));
   }
 }

@@ -77,6 +77,7 @@ TEST_CASE(
 }
 
 TEST_CASE("M1: Anderson's memory shows as exactly 2 m states and Broyden's as 2 r, whatever the steps") {
+  const PreferredConvAlgorithm chosen_by_cost(ConvAlgorithm::automatic);  // the workspace of another one is the peak
   const auto options = [](const fp::Forward& solver, int steps) {
     return fp::Options{.forward = solver, .stop = fp::Steps{steps}, .adjoint = fp::Terms{0}};
   };

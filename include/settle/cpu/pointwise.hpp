@@ -190,7 +190,7 @@ struct Compiled {
 template <class T>
 class Interpreter {
  public:
-  static constexpr Index block = 256;
+  static constexpr Index block = 2048 / sizeof(T);
 
   explicit Interpreter(const expr::Program& lowered) : program_(lowered) {
     // Values that are no longer needed give their place to later ones, so that few blocks are live.
@@ -232,27 +232,41 @@ class Interpreter {
   }
 
   void run(const Chunk<T>& chunk) const {
+    const std::size_t size = program_.code.size();
+    std::vector<char> wanted(size, 0);
+    for (std::size_t r = 0; r < program_.results.size(); ++r)
+      if (chunk.put[r] != Put::skip) wanted[static_cast<std::size_t>(program_.results[r])] = 1;
+    for (std::size_t k = size; k-- > 0;)
+      for (int o : {program_.code[k].a, program_.code[k].b, program_.code[k].c})
+        if (o >= 0 && wanted[k]) wanted[static_cast<std::size_t>(o)] = 1;
+
     Tensor<T> scratch(Shape{places_, block});
     T* const base = scratch.mutable_data();
-    const auto place = [&](int k) { return k < 0 ? nullptr : base + place_[static_cast<std::size_t>(k)] * block; };
+    std::vector<const T*> value(size);
+    const auto operand = [&](int k) { return k < 0 ? nullptr : value[static_cast<std::size_t>(k)]; };
     for (Index at = 0; at < chunk.count; at += block) {
       const Index n = std::min(block, chunk.count - at);
-      for (std::size_t k = 0; k < program_.code.size(); ++k) {
+      for (std::size_t k = 0; k < size; ++k) {
+        if (!wanted[k]) continue;
         const expr::Instruction& i = program_.code[k];
-        T* y = place(static_cast<int>(k));
-        if (i.operation == expr::Operation::input) {
-          const auto number = static_cast<std::size_t>(i.input_number());
-          if (chunk.dense[number]) {
-            std::copy_n(chunk.input[number] + at, n, y);
-            std::fill(y + n, y + block, T{});
-          } else {
-            std::fill_n(y, block, *chunk.input[number]);
-          }
+        T* const y = base + place_[k] * block;
+        value[k] = y;
+        if (i.operation != expr::Operation::input) {
+          loop_for(i.operation)(y, operand(i.a), operand(i.b), operand(i.c), i.literal);
+          continue;
+        }
+        const auto number = static_cast<std::size_t>(i.input_number());
+        if (!chunk.dense[number]) {
+          std::fill_n(y, block, *chunk.input[number]);
+        } else if (n == block) {
+          value[k] = chunk.input[number] + at;
         } else {
-          loop_for(i.operation)(y, place(i.a), place(i.b), place(i.c), i.literal);
+          std::copy_n(chunk.input[number] + at, n, y);
+          std::fill(y + n, y + block, T{});
         }
       }
-      for (std::size_t r = 0; r < program_.results.size(); ++r) put(chunk, r, at, n, place(program_.results[r]));
+      for (std::size_t r = 0; r < program_.results.size(); ++r)
+        if (chunk.put[r] != Put::skip) put(chunk, r, at, n, operand(program_.results[r]));
     }
   }
 
@@ -264,12 +278,23 @@ class Interpreter {
         for (Index i = 0; i < n; ++i) chunk.output[r][at + i] += y[i];
         break;
       case Put::sum:
-        for (Index i = 0; i < n; ++i) *chunk.total[r] += static_cast<double>(y[i]);
+        *chunk.total[r] += block_sum(y, n);
         break;
       case Put::sum_each:
         for (Index i = 0; i < n; ++i) chunk.total[r][at + i] += static_cast<double>(y[i]);
         break;
     }
+  }
+
+  /// Lane by lane in T, the lanes in double.
+  static double block_sum(const T* y, Index n) {
+    constexpr int width = packet_size<T>;
+    Packet<T> total{};
+    Index i = 0;
+    for (; i + width <= n; i += width) total += load(y + i);
+    double out = static_cast<double>(cpu::sum(total));
+    for (; i < n; ++i) out += static_cast<double>(y[i]);
+    return out;
   }
 
   expr::Program program_;

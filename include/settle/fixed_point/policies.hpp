@@ -210,7 +210,7 @@ struct Options {
   Penalty penalty = NoPenalty{};
   OnFail on_fail = OnFail::throw_error;
   double lipschitz = 0;       ///< a known bound on |J| below 1, which makes error estimates bounds; 0 if there is none
-  bool check_adjoint = true;  ///< spend one more product on the adjoint's true residual
+  bool check_adjoint = true;  ///< spend one more product on the adjoint's true residual (Neumann: its last term)
 };
 
 }  // namespace settle::fixed_point

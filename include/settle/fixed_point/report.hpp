@@ -60,7 +60,7 @@ struct AdjointReport {
   Verdict verdict = Verdict::not_run;
   std::vector<Verdict> samples;
   std::vector<double> trace;      ///< the solver's residual over |b| after each product, the largest of the samples'
-  std::vector<double> residuals;  ///< |b + Jᵀ g - g| / |b| of the result, computed from scratch
+  std::vector<double> residuals;  ///< |b + Jᵀ g - g| / |b| of the result, computed from scratch; Neumann: before its last term
   std::vector<double> spectral_radius;  ///< estimated from the solver's own products; empty if it cannot tell
   /// Of |g - exact| / |b|: the residual times 1 / (1 - lipschitz) if that was given: a bound; else times the larger of
   /// 1 / |1 - spectral radius| and |g| / |b|: an estimate.
