@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """Whole training steps in PyTorch and in settle, alternating, on the same machine in one run.
 
-    compare_torch.py [--program build/benchmarks/hgru_step] [--cases FILE | CASE ...] [--rounds 3] [--write docs/performance.md]
+    compare_torch.py [--program build/benchmarks/hgru_step] [--rounds 3] [--seconds 30] [--write docs/performance.md]
+                     CASE ...
 
 A case is MODEL:ALGORITHM:KERNEL:SIZE:BATCH:THREADS, such as hgru:crbp:15:150:1:2. Prints a table of medians in
-seconds; with --write it replaces the text between the markers "steps:begin" and "steps:end" of a file.
+seconds; with --write it replaces the text between the markers "steps:begin" and "steps:end" of a file. PyTorch's peak
+is the process's largest resident memory during the case beyond what it was before the first. A case gets no further
+round after --seconds; where PyTorch takes more than 4 s, its first step counts and none is left out as a warm-up.
 
 The PyTorch side does the same work: for rbp and crbp 20 steps, the last of them recorded, 15 vector-Jacobian products,
 one backward pass, and for crbp the penalty with its second derivative; for bptt and cbptt 6 recorded steps. Both sides
 end with Adam.
 """
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -162,6 +166,17 @@ def ours(program, case, repeat):
     return json.loads(done.stdout)
 
 
+def memory(line):
+    """VmRSS or VmHWM of this process, in bytes."""
+    with open("/proc/self/status") as file:
+        return next(1024 * int(text.split()[1]) for text in file if text.startswith(line + ":"))
+
+
+def forget_peak():
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")
+
+
 def processor():
     with open("/proc/cpuinfo") as file:
         names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
@@ -173,29 +188,41 @@ def main():
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--program", default="build/benchmarks/hgru_step")
     parser.add_argument("--rounds", type=int, default=3, help="of both sides, one after the other")
+    parser.add_argument("--seconds", type=float, default=30, help="for a case, roughly")
     parser.add_argument("--write", metavar="FILE", help="replace the table in this file")
     options = parser.parse_args()
 
-    lines = ["| model | algorithm | kernel | size | batch | threads | PyTorch, s | settle, s | ratio | settle's peak, MB |",
-             "|---|---|---|---|---|---|---|---|---|---|"]
+    lines = ["| model | algorithm | kernel | size | batch | threads | PyTorch, s | settle, s | ratio | PyTorch's peak, MB "
+             "| settle's peak, MB |",
+             "|---|---|---|---|---|---|---|---|---|---|---|"]
     print(*lines, sep="\n", flush=True)
+    torch.rand(8, 8).mm(torch.rand(8, 8))
+    base = memory("VmRSS")
     for text in options.cases:
         model, algorithm, *numbers = text.split(":")
         case = (model, algorithm, *map(int, numbers))
+        start = time.perf_counter()
+        forget_peak()
         peer = Torch(case)
-        peer_times, our_times = [], []
         one = peer.seconds()  # the first builds what PyTorch keeps
-        for _ in range(options.rounds):
-            result = ours(options.program, case, 3)
+        peer_times, our_times = [one] if one > 4 else [], []
+        for done in range(options.rounds):
+            if done and time.perf_counter() - start > options.seconds:
+                break
+            result = ours(options.program, case, 3 if one < 20 else 1)
             our_times.append(result["seconds"])
-            peer_times += [peer.seconds() for _ in range(1 if one > 2 else 3)]
+            if not peer_times or time.perf_counter() - start < options.seconds:
+                peer_times += [peer.seconds() for _ in range(1 if one > 1 else 3)]
+        peak = memory("VmHWM") - base
+        del peer
+        gc.collect()
         a, b = statistics.median(peer_times), statistics.median(our_times)
         lines.append(f"| {model} | {algorithm} | {numbers[0]} | {numbers[1]} | {numbers[2]} | {numbers[3]} | {a:.3f} | "
-                     f"{b:.4f} | {a / b:.1f} | {result['peak_bytes'] / 1e6:.0f} |")
+                     f"{b:.4f} | {a / b:.1f} | {peak / 1e6:.0f} | {result['peak_bytes'] / 1e6:.0f} |")
         print(lines[-1], flush=True)
     about = (f"{time.strftime('%Y-%m-%d')}, {processor()}, PyTorch {torch.__version__} "
              f"({torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, 'cpu') else 'CPU'}), float32, "
-             f"25 channels, medians of {options.rounds} alternating rounds.")
+             f"25 channels, medians of at most {options.rounds} alternating rounds.")
     print(about)
     if options.write:
         with open(options.write) as file:

@@ -142,6 +142,27 @@ TEST_CASE("every op's forward and reverse products agree") {
   }
 }
 
+TEST_CASE("every op's product is the same when it is repeated, and linear in its cotangent") {
+  Random random(5);
+  for (const auto& [title, sample] : all_samples()) {
+    const std::string& name = title;
+    CAPTURE(name);
+    Tape<double> tape;
+    std::vector<Var<double>> leaves;
+    for (const auto& input : sample.inputs) leaves.push_back(tape.leaf(input));
+    const Var<double> y = sample.function(leaves);
+    Pullback<double> pullback({y}, leaves);
+    const Tensor<double> cotangent = uniform<double>(y.shape(), -1, 1, random);
+    const Var<double> scaled = -3.0 * Var<double>(cotangent);
+    const auto first = pullback({cotangent});
+    for (int k = 0; k < 2; ++k) {
+      const auto again = pullback({scaled});
+      for (std::size_t i = 0; i < leaves.size(); ++i)
+        CHECK(largest((3.0 * first[i] + again[i]).value()) <= 1e-13 * (1 + largest(first[i].value())));
+    }
+  }
+}
+
 TEST_CASE("pooling and resizing give PyTorch's numbers") {
   // torch.nn.functional: interpolate(size, mode, align_corners=False), avg_pool2d and max_pool2d of kernel (3, 2),
   // stride (2, 1), padding (1, 1), of the image arange(20) * 7 % 11 / 2 as 4 x 5.
