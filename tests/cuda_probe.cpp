@@ -5,6 +5,7 @@
 
 #include "errors.hpp"
 #include "settle/cuda/probe.hpp"
+#include "settle/cuda/program.hpp"
 #include "temporary_folder.hpp"
 
 using namespace settle;
@@ -80,6 +81,30 @@ TEST_CASE("a library that lacks a function is not usable, and the function is na
   CHECK(!library.find<void()>("cudaOfTomorrow"));
   CHECK(!library.usable());
   CHECK(contains(library.reason(), "has no function cudaOfTomorrow"));
+}
+
+TEST_CASE("kernels are found by name and launched over their grid; what the library refuses is an error in its words") {
+  const FakeRuntime fake;
+  cuda::Runtime runtime(fake.folder.path());
+  REQUIRE(runtime.library.usable());
+  int& error = *runtime.library.find<int>("fake_error");
+  error = cudaSuccess;
+  CHECK(cuda::architecture(runtime) == "sm_91");
+  cuda::Program program(runtime, "code");
+  program.launch({"known", "", {}}, {3, 2, 64, 4}, nullptr);
+  program.launch({"known", "", {}}, {1, 5, 32, 1}, nullptr);
+  CHECK(*runtime.library.find<int>("fake_launches") == 2);
+  CHECK(*runtime.library.find<unsigned>("fake_blocks") == 5);
+  CHECK(*runtime.library.find<unsigned>("fake_threads") == 32);
+  for (int attempt = 0; attempt < 2; ++attempt)
+    CHECK(error_of([&] {
+            program.launch({"unknown", "", {}}, {}, nullptr);
+          }) == "[cuda] could not find the kernel unknown: cudaErrorOfTheTest: an error of the test");
+  error = cudaErrorInvalidConfiguration;
+  CHECK(contains(error_of([&] { program.launch({"known", "", {}}, {}, nullptr); }), "[cuda] could not launch known: "));
+  CHECK(contains(error_of([&] { cuda::Program(runtime, "code"); }), "[cuda] could not load kernels: "));
+  CHECK(contains(error_of([&] { cuda::architecture(runtime); }), "[cuda] could not find the current device: "));
+  error = cudaSuccess;
 }
 
 TEST_CASE("the probe's status here agrees with what the system shows") {

@@ -72,6 +72,16 @@ struct Runtime {
   SETTLE_FUNCTION(cudaGetDeviceCount);
   SETTLE_FUNCTION(cudaDriverGetVersion);
   SETTLE_FUNCTION(cudaGetErrorName);
+  SETTLE_FUNCTION(cudaGetErrorString);
+  SETTLE_FUNCTION(cudaGetDevice);
+  SETTLE_FUNCTION(cudaDeviceGetAttribute);
+  SETTLE_FUNCTION(cudaDeviceSynchronize);
+  SETTLE_FUNCTION(cudaMallocManaged);
+  SETTLE_FUNCTION(cudaFree);
+  SETTLE_FUNCTION(cudaLibraryLoadData);
+  SETTLE_FUNCTION(cudaLibraryUnload);
+  SETTLE_FUNCTION(cudaLibraryGetKernel);
+  SETTLE_FUNCTION(cudaLaunchKernelExC);
 };
 
 /// The compiler of kernel texts; works without a driver and without a device.

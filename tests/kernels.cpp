@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "emulator.hpp"
 #include "kernel_cases.hpp"
+#include "kernel_launch.hpp"
 #include "run_program.hpp"
 #include "settle/core/random.hpp"
 
@@ -20,34 +20,7 @@ using kernel_cases::MapCase;
 using kernels::Kernel;
 using kernels::Put;
 
-#if defined(__SANITIZE_THREAD__)
-#define SETTLE_THREAD_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define SETTLE_THREAD_SANITIZER 1
-#endif
-#endif
-
-#ifdef SETTLE_THREAD_SANITIZER
-// A race is this program's to count: one of the tests plants one.
-std::atomic<int> races = 0;
-extern "C" void __tsan_on_report(void*) { ++races; }
-extern "C" const char* __tsan_default_options() { return "exitcode=0"; }
-#endif
-
 namespace {
-
-void launch(const Kernel& kernel, const kernels::Grid& grid, void** arguments) {
-  const emulator::Function* function = emulator::find(kernel.name.c_str());
-  REQUIRE_MESSAGE(function, kernel.name);
-#ifdef SETTLE_THREAD_SANITIZER
-  const int before = races;
-#endif
-  emulator::launch(*function, {grid.blocks, grid.blocks_y}, {grid.threads, grid.threads_y}, arguments);
-#ifdef SETTLE_THREAD_SANITIZER
-  CHECK_MESSAGE(races == before, kernel.name);
-#endif
-}
 
 template <class... A>
 void launch_grid(const Kernel& kernel, const kernels::Grid& grid, A... arguments) {
@@ -62,8 +35,8 @@ void launch_each(const Kernel& kernel, Index count, A... arguments) {
 }
 
 template <class T>
-std::vector<T> random_values(Index count, double low, double high, Random& random) {
-  std::vector<T> out;
+Values<T> random_values(Index count, double low, double high, Random& random) {
+  Values<T> out;
   for (Index k = 0; k < count; ++k) out.push_back(static_cast<T>(random.uniform(low, high)));
   return out;
 }
@@ -81,7 +54,7 @@ std::size_t place(const Shape& tensor, const Shape& space, Index k) {
 
 /// |got - expected| against the largest |expected|, but at least `scale`.
 template <class T>
-double error_of(const std::vector<T>& got, const std::vector<double>& expected, double scale) {
+double error_of(const Values<T>& got, const Values<double>& expected, double scale) {
   REQUIRE(got.size() == expected.size());
   double worst = 0;
   for (const double v : expected) scale = std::max(scale, std::abs(v));
@@ -97,12 +70,12 @@ void check_map(const MapCase& c, double tolerance) {
   CAPTURE(c.name);
   Random random(1);
   const auto map = c.map<T>();
-  std::vector<std::vector<T>> inputs, outputs;
+  std::vector<Values<T>> inputs, outputs;
   std::vector<const T*> input_pointers;
   std::vector<T*> output_pointers;
   for (const Shape& shape : c.inputs) inputs.push_back(random_values<T>(shape.size(), c.low, c.high, random));
   for (const auto& x : inputs) input_pointers.push_back(x.data());
-  std::vector<std::vector<double>> expected;
+  std::vector<Values<double>> expected;
   for (const auto& r : c.results) {
     const T undefined = std::numeric_limits<T>::quiet_NaN();
     outputs.emplace_back(static_cast<std::size_t>(r.shape.size()), r.put == Put::accumulate ? T(0.25) : undefined);
@@ -118,7 +91,7 @@ void check_map(const MapCase& c, double tolerance) {
     for (std::size_t r = 0; r < results.size(); ++r) expected[r][place(c.results[r].shape, c.space, k)] += results[r];
   }
 
-  std::vector<double> scratch(static_cast<std::size_t>(map.scratch()), std::numeric_limits<double>::quiet_NaN());
+  Values<double> scratch(static_cast<std::size_t>(map.scratch()), std::numeric_limits<double>::quiet_NaN());
   map.run(launch, input_pointers, output_pointers, scratch.data());
   for (std::size_t r = 0; r < outputs.size(); ++r) {
     CAPTURE(r);
@@ -131,18 +104,18 @@ void check_map(const MapCase& c, double tolerance) {
 
 }  // namespace
 
-TEST_CASE("emulated maps agree with plain evaluation: broadcasting, several results, sums in the pass") {
+TEST_CASE("maps agree with plain evaluation: broadcasting, several results, sums in the pass") {
   for (const MapCase& c : kernel_cases::map_cases()) {
     check_map<float>(c, 4e-6);
     check_map<double>(c, 1e-14);
   }
 }
 
-TEST_CASE("not-a-number passes through emulated maps from either operand") {
+TEST_CASE("not-a-number passes through maps from either operand") {
   const auto map = kernel_cases::passing_case().map<float>();
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const std::vector<float> x{nan, 1, nan}, y{1, nan, nan};
-  std::vector<std::vector<float>> results(6, std::vector<float>(3));
+  const Values<float> x{nan, 1, nan}, y{1, nan, nan};
+  std::vector<Values<float>> results(6, Values<float>(3));
   std::vector<float*> pointers;
   for (auto& r : results) pointers.push_back(r.data());
   map.run(launch, std::vector<const float*>{x.data(), y.data()}, pointers, nullptr);
@@ -170,12 +143,12 @@ TEST_CASE("a program that is not lowered, or has too many operands, is refused")
   CHECK_THROWS_AS(kernels::Map<float>(expr::lower(p), {3}, many, results), Error);
 }
 
-TEST_CASE("emulated maxima over axes, with not-a-number passing through") {
+TEST_CASE("maxima over axes, with not-a-number passing through") {
   Random random(2);
   const auto check = [&]<class T>(T, const Shape& from, const Shape& to) {
-    std::vector<T> x = random_values<T>(from.size(), -1, 1, random);
+    Values<T> x = random_values<T>(from.size(), -1, 1, random);
     if (x.size() > 7) x[5] = std::numeric_limits<T>::quiet_NaN();
-    std::vector<T> y(static_cast<std::size_t>(to.size())), expected(y.size(), -std::numeric_limits<T>::infinity());
+    Values<T> y(static_cast<std::size_t>(to.size())), expected(y.size(), -std::numeric_limits<T>::infinity());
     for (Index k = 0; k < from.size(); ++k) {
       T& best = expected[place(to, from, k)];
       const T value = x[static_cast<std::size_t>(k)];
@@ -197,19 +170,19 @@ TEST_CASE("emulated maxima over axes, with not-a-number passing through") {
   both({2, 2}, {2, 2});
 }
 
-TEST_CASE("emulated random numbers are the CPU's") {
+TEST_CASE("random numbers are the CPU's") {
   for (const std::uint64_t used : std::initializer_list<std::uint64_t>{0, 1, 6}) {
     const std::uint64_t seed = 0x123456789abcdefu, stream = 0xfedcba987654321u, count = 70;
     Random uniform(seed, stream), normal(seed, stream);
     for (std::uint64_t k = 0; k < used; ++k) uniform.bits(), normal.bits();
-    std::vector<double> u(count), n(count);
+    Values<double> u(count), n(count);
     launch_each(kernels::random_uniform<double>(), count, u.data(), count, seed, stream, used, 0.0, 1.0);
     launch_each(kernels::random_normal<double>(), count, n.data(), count, seed, stream, used, 0.5, 2.0);
     for (std::size_t k = 0; k < count; ++k) {
       CHECK(u[k] == uniform.uniform());
       CHECK(n[k] == doctest::Approx(0.5 + 2.0 * normal.normal()).epsilon(1e-14));
     }
-    std::vector<float> f(count), g(count);
+    Values<float> f(count), g(count);
     launch_each(kernels::random_uniform<float>(), count, f.data(), count, seed, stream, used, 0.0, 1.0);
     launch_each(kernels::random_normal<float>(), count, g.data(), count, seed, stream, used, 0.5, 2.0);
     for (std::size_t k = 0; k < count; ++k) {
@@ -226,22 +199,22 @@ void check_moves() {
   Random random(3);
   const auto x = random_values<T>(2 * 3 * 5, -1, 1, random);
 
-  std::vector<T> transposed(30);
+  Values<T> transposed(30);
   kernels::StridedAxes axes{.count = 30, .extent = {2, 3, 5}, .from = {15, 5, 1}, .to = {1, 2, 6}, .axes = 3};
   launch_each(kernels::copy_strided<T>(), 30, axes, x.data(), transposed.data());
   for (std::size_t k = 0; k < 30; ++k) CHECK(transposed[k % 5 * 6 + k / 5 % 3 * 2 + k / 15] == x[k]);
 
-  const std::vector<std::int64_t> indices{2, 0, 2, 1};
-  std::vector<T> gathered(2 * 4 * 5);
+  const Values<std::int64_t> indices{2, 0, 2, 1};
+  Values<T> gathered(2 * 4 * 5);
   launch_each(kernels::gather<T>(), 40, std::uint64_t{2}, std::uint64_t{3}, std::uint64_t{5}, std::uint64_t{4},
               indices.data(), x.data(), gathered.data());
   for (std::size_t k = 0; k < 40; ++k)
     CHECK(gathered[k] == x[k / 20 * 15 + static_cast<std::size_t>(indices[k / 5 % 4]) * 5 + k % 5]);
 
   // Rows {0.5 x0 + 2 x2}, {}, {x1}, {-x0 + x1 + x2}.
-  const std::vector<std::int64_t> start{0, 2, 2, 3, 6}, column{0, 2, 1, 0, 1, 2};
-  const std::vector<double> weight{0.5, 2, 1, -1, 1, 1};
-  std::vector<T> product(40);
+  const Values<std::int64_t> start{0, 2, 2, 3, 6}, column{0, 2, 1, 0, 1, 2};
+  const Values<double> weight{0.5, 2, 1, -1, 1, 1};
+  Values<T> product(40);
   launch_each(kernels::multiply_along<T>(), 40, std::uint64_t{2}, std::uint64_t{3}, std::uint64_t{4}, std::uint64_t{5},
               start.data(), column.data(), weight.data(), x.data(), product.data());
   for (std::size_t o = 0; o < 2; ++o)
@@ -262,8 +235,8 @@ void check_pooling(const kernels::Windows& g, bool equal_values, bool with_nan) 
   if (equal_values) std::fill(x.begin(), x.end(), T(1));
   if (with_nan) x[3] = std::numeric_limits<T>::quiet_NaN();
   const auto y = random_values<T>(count(g.planes, g.out), -1, 1, random);
-  std::vector<std::int64_t> positions(y.size(), -1), expected(y.size());
-  std::vector<double> adjoint(x.size());
+  Values<std::int64_t> positions(y.size(), -1), expected(y.size());
+  Values<double> adjoint(x.size());
   for (std::size_t w = 0; w < y.size(); ++w) {
     const auto at = static_cast<Index>(w);
     const Index q = at % g.out[1], p = at / g.out[1] % g.out[0], plane = at / g.out[1] / g.out[0];
@@ -282,7 +255,7 @@ void check_pooling(const kernels::Windows& g, bool equal_values, bool with_nan) 
   launch_grid(kernels::max_pool_positions<T>(), kernels::windows_grid(g.planes, g.out[0] * g.out[1], 8), g, x.data(),
               positions.data());
   CHECK(positions == expected);
-  std::vector<T> back(x.size(), std::numeric_limits<T>::quiet_NaN());
+  Values<T> back(x.size(), std::numeric_limits<T>::quiet_NaN());
   launch_grid(kernels::max_pool_adjoint<T>(), kernels::windows_grid(g.planes, g.in[0] * g.in[1], 8), g,
               positions.data(), y.data(), back.data());
   CHECK(error_of(back, adjoint, 1.0) <= 1e-6);
@@ -290,26 +263,12 @@ void check_pooling(const kernels::Windows& g, bool equal_values, bool with_nan) 
 
 }  // namespace
 
-#ifdef SETTLE_THREAD_SANITIZER
-TEST_CASE("the thread sanitizer sees a planted race: a kernel that lacks one barrier") {
-  const std::vector<float> x(64, 1);
-  float y = 0;
-  const float* in = x.data();
-  float* out = &y;
-  void* arguments[] = {&in, &out};
-  const int before = races;
-  for (int attempt = 0; attempt < 20 && races == before; ++attempt)
-    emulator::launch(*emulator::find("race_float32"), {1, 1}, {64, 1}, arguments);
-  CHECK(races > before);
-}
-#endif
-
-TEST_CASE("emulated copies, gathers and sparse products") {
+TEST_CASE("copies, gathers and sparse products") {
   check_moves<float>();
   check_moves<double>();
 }
 
-TEST_CASE("emulated max pooling chooses as the CPU does, and its adjoint adds each window once") {
+TEST_CASE("max pooling chooses as the CPU does, and its adjoint adds each window once") {
   const kernels::Windows halves{
       .planes = 3, .in = {4, 6}, .out = {2, 3}, .size = {2, 2}, .stride = {2, 2}, .padding = {0, 0}};
   const kernels::Windows overlapping{
@@ -325,14 +284,14 @@ TEST_CASE("emulated max pooling chooses as the CPU does, and its adjoint adds ea
 
 namespace {
 
-/// All three products of an emulated convolution against plain loops.
+/// All three products of an convolution against plain loops.
 void check_convolution(const cpu::ConvGeometry& g) {
   Random random(5);
   const kernels::FftConvolution convolution(g, 16);
   const auto x = random_values<float>(g.in_size(), -1, 1, random),
              w = random_values<float>(g.weight_size(), -1, 1, random),
              dy = random_values<float>(g.out_size(), -1, 1, random);
-  std::vector<double> y(dy.size()), dx(x.size()), dw(w.size());
+  Values<double> y(dy.size()), dx(x.size()), dw(w.size());
   for (Index n = 0; n < g.batch; ++n)
     for (Index o = 0; o < g.out_channels; ++o)
       for (Index c = 0; c < g.in_channels; ++c)
@@ -354,7 +313,7 @@ void check_convolution(const cpu::ConvGeometry& g) {
               }
 
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  const auto undefined = [&](std::size_t size) { return std::vector<float>(size, nan); };
+  const auto undefined = [&](std::size_t size) { return Values<float>(size, nan); };
   auto spectra = undefined(static_cast<std::size_t>(convolution.weight_spectra()));
   const auto scratch = [&] { return undefined(static_cast<std::size_t>(convolution.scratch())); };
   auto got_y = undefined(y.size()), got_dx = undefined(dx.size()), got_dw = undefined(dw.size());
@@ -369,7 +328,7 @@ void check_convolution(const cpu::ConvGeometry& g) {
 
 }  // namespace
 
-TEST_CASE("an emulated convolution by tiles agrees with plain loops in all three products") {
+TEST_CASE("a convolution by tiles agrees with plain loops in all three products") {
   // Several tiles each way, an odd number of them, more channels than a thread takes at once; sizes smaller than a
   // tile; no padding; an even kernel; more sources than one slab.
   check_convolution({.batch = 3,
@@ -381,33 +340,33 @@ TEST_CASE("an emulated convolution by tiles agrees with plain loops in all three
                      .kernel_width = 9,
                      .pad_h = 7,
                      .pad_w = 4});
-#ifndef SETTLE_THREAD_SANITIZER
-  check_convolution({.batch = 1,
-                     .in_channels = 5,
-                     .in_height = 9,
-                     .in_width = 11,
-                     .out_channels = 2,
-                     .kernel_height = 5,
-                     .kernel_width = 5,
-                     .pad_h = 2,
-                     .pad_w = 2});
-  check_convolution({.batch = 2,
-                     .in_channels = 1,
-                     .in_height = 20,
-                     .in_width = 70,
-                     .out_channels = 1,
-                     .kernel_height = 4,
-                     .kernel_width = 6});
-  check_convolution({.batch = 2,
-                     .in_channels = 33,
-                     .in_height = 6,
-                     .in_width = 6,
-                     .out_channels = 1,
-                     .kernel_height = 3,
-                     .kernel_width = 3,
-                     .pad_h = 1,
-                     .pad_w = 1});
-#endif
+  if (!thread_sanitizer) {
+    check_convolution({.batch = 1,
+                       .in_channels = 5,
+                       .in_height = 9,
+                       .in_width = 11,
+                       .out_channels = 2,
+                       .kernel_height = 5,
+                       .kernel_width = 5,
+                       .pad_h = 2,
+                       .pad_w = 2});
+    check_convolution({.batch = 2,
+                       .in_channels = 1,
+                       .in_height = 20,
+                       .in_width = 70,
+                       .out_channels = 1,
+                       .kernel_height = 4,
+                       .kernel_width = 6});
+    check_convolution({.batch = 2,
+                       .in_channels = 33,
+                       .in_height = 6,
+                       .in_width = 6,
+                       .out_channels = 1,
+                       .kernel_height = 3,
+                       .kernel_width = 3,
+                       .pad_h = 1,
+                       .pad_w = 1});
+  }
 }
 
 TEST_CASE("a convolution that tiles cannot serve is refused") {
