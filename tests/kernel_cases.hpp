@@ -20,13 +20,13 @@ struct MapCase {
   std::vector<Shape> inputs;
   std::vector<kernels::Map<float>::Result> results;
   double low = 0.3, high = 2;  ///< of the inputs' values
-  Index chunk = 4096;
+  kernels::MapOptions options = {};
 
   template <class T>
   kernels::Map<T> map() const {
     std::vector<typename kernels::Map<T>::Result> wanted;
     for (const auto& r : results) wanted.push_back({r.put, r.shape});
-    return kernels::Map<T>(expr::lower(program), space, inputs, wanted, chunk);
+    return kernels::Map<T>(expr::lower(program), space, inputs, wanted, options);
   }
 };
 
@@ -94,7 +94,7 @@ inline std::vector<MapCase> map_cases() {
                    .space = images,
                    .inputs = gate_inputs,
                    .results = {},
-                   .chunk = 16};
+                   .options = {.chunk = 16}};
   backward.inputs.insert(backward.inputs.begin(), images);
   for (const Shape& shape : gate_inputs) backward.results.push_back({Put::assign, shape});
   backward.results[1].put = Put::accumulate, backward.results[7].put = Put::accumulate,
@@ -115,7 +115,7 @@ inline std::vector<MapCase> map_cases() {
                  .space = {3, 2, 9, 11},
                  .inputs = {{3, 2, 9, 11}, {1, 2, 1, 1}},
                  .results = {{Put::assign, {1, 2, 1, 1}}, {Put::assign, {1, 2, 1, 1}}},
-                 .chunk = 40});
+                 .options = {.chunk = 40}});
   constexpr auto adam = [](auto w, auto g, auto m, auto v, auto decay, auto b1, auto b2, auto eps, auto r,
                            auto correction) {
     const auto slope = g + decay * w, m1 = b1 * m + (1. - b1) * slope, v1 = b2 * v + (1. - b2) * square(slope);
@@ -148,13 +148,13 @@ inline std::vector<MapCase> map_cases() {
                    .space = space,
                    .inputs = {a, b},
                    .results = whole(1, space),
-                   .chunk = chunk});
+                   .options = {.chunk = chunk}});
     out.push_back({.name = std::string(name) + ", gradient",
                    .program = slopes,
                    .space = space,
                    .inputs = {space, a, b},
                    .results = {{Put::assign, a}, {Put::assign, b}},
-                   .chunk = chunk});
+                   .options = {.chunk = chunk}});
   };
   binary("rows and a vector", {6, 5}, {5}, 4096);
   binary("rows with columns", {4, 1}, {1, 3}, 4096);
@@ -164,6 +164,12 @@ inline std::vector<MapCase> map_cases() {
   binary("a number", {}, {7}, 3);
   binary("two numbers", {}, {}, 4096);
   binary("extents of one", {1, 1}, {1}, 4096);
+  MapCase wide = out.back();
+  wide.name = "64-bit positions";
+  wide.space = {2, 3, 4}, wide.inputs = {{2, 3, 4}, {2, 3, 4}, {2, 1, 4}};
+  wide.results = {{Put::assign, {2, 3, 4}}, {Put::assign, {2, 1, 4}}};
+  wide.options = {.chunk = 3, .narrow_limit = 1};
+  out.push_back(wide);
   binary("nothing", {0, 3}, {1, 3}, 4096);
   binary("nothing inside", {3, 0}, {3, 1}, 4096);
   return out;

@@ -21,6 +21,12 @@ enum class Step { none, one, strided };
 /// What becomes of a result.
 enum class Put { skip, assign, accumulate, sum };
 
+/// How a map is cut and indexed.
+struct MapOptions {
+  Index chunk = 4096;                   ///< the elements of the innermost axis for one block
+  Index narrow_limit = Index{1} << 31;  ///< a space of this many elements has 64-bit positions
+};
+
 /// All that a map's text depends on; the extents are arguments of the launch.
 struct MapForm {
   expr::Program lowered;  ///< with the results that are not skipped, in order
@@ -131,10 +137,9 @@ class Map {
     Shape shape;
   };
 
-  /// Throws Error when there are too many operands, or the shapes do not broadcast to `space`. `chunk` is the number of
-  /// elements for one block.
+  /// Throws Error when there are too many operands, or the shapes do not broadcast to `space`.
   Map(const expr::Program& lowered, const Shape& space, std::span<const Shape> inputs, std::span<const Result> results,
-      Index chunk = 4096) {
+      const MapOptions& options = {}) {
     require(inputs.size() <= max_operands && results.size() <= max_operands, "map", "a gradient of this order has ",
             inputs.size(), " inputs and ", results.size(), " results, more than ", max_operands,
             "; split the map into two");
@@ -148,9 +153,9 @@ class Map {
       std::vector<Result> only(results.size(), Result{Put::skip, {}});
       only[r] = results[r];
       first[r].put = Put::skip;
-      plan(lowered, space, inputs, only, order, chunk);
+      plan(lowered, space, inputs, only, order, options);
     }
-    plan(lowered, space, inputs, first, Order::unchanged(space.rank()), chunk);
+    plan(lowered, space, inputs, first, Order::unchanged(space.rank()), options);
   }
 
   /// The kernels, each once for each launch that it has.
@@ -235,7 +240,7 @@ class Map {
   };
 
   void plan(const expr::Program& lowered, const Shape& space, std::span<const Shape> inputs,
-            const std::vector<Result>& results, const Order& order, Index chunk) {
+            const std::vector<Result>& results, const Order& order, const MapOptions& options) {
     if (std::all_of(results.begin(), results.end(), [](const Result& r) { return r.put == Put::skip; })) return;
     const std::size_t n = inputs.size(), m = results.size();
     MapForm form;
@@ -264,8 +269,8 @@ class Map {
       pass.put[r] = summed ? Put::sum : results[r].put;
     }
     form.put = pass.put;
-    form.wide = space.size() >= (Index{1} << 31);
-    const Index inner = axes.extent.back(), length = std::max<Index>(1, std::min(chunk, inner));
+    form.wide = space.size() >= options.narrow_limit;
+    const Index inner = axes.extent.back(), length = std::max<Index>(1, std::min(options.chunk, inner));
     const Index pieces = (inner + length - 1) / length;
     const Index runs = inner == 0 ? 0 : space.size() / inner, blocks = runs * pieces;
     pass.grid = {groups_of(1, blocks), 1, std::min(256u, std::max(32u, power_of_two_from((length + 3) / 4))), 1};
