@@ -53,13 +53,14 @@ run() {
 # `run_all FOLDER` runs the test programs that were built there: without the CUDA toolkit there are fewer.
 run_all() {
   local program
-  for program in settle_tests settle_kernel_tests settle_cuda_tests; do
+  for program in settle_tests settle_map_tests settle_kernel_tests settle_cuda_tests; do
     [ ! -x "$1/tests/$program" ] || run "$1/tests/$program"
   done
 }
 
+# The checks make compiled maps long: all programs but settle_map_tests interpret them here.
 sanitize=(-Db_sanitize=address,undefined -Db_lundef=false --buildtype=debug -Doptimization=1
-  -Dcpp_args='-g1 -fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS')
+  -Dcpp_args='-g1 -fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS -DSETTLE_INTERPRETED_MAPS')
 
 export CXX=g++
 build build all -- --buildtype=release -Dexamples=enabled && run_all build
@@ -71,9 +72,9 @@ build build-thread tests/settle_thread_tests tests/settle_kernel_tests -- \
 # One build tells both what clang++ thinks of the sources and what the sanitizers see.
 if is_present libclang-rt; then
   export CXX=clang++
-  build build-clang-sanitize all -- -Dexamples=enabled "${sanitize[@]}" && run_all build-clang-sanitize
+  build build-clang-sanitize all tests/settle_map_tests -- -Dexamples=enabled "${sanitize[@]}" && run_all build-clang-sanitize
 else
-  build build-sanitize all -- -Dexamples=enabled "${sanitize[@]}" && run_all build-sanitize
+  build build-sanitize all tests/settle_map_tests -- -Dexamples=enabled "${sanitize[@]}" && run_all build-sanitize
 fi
 
 echo "Everything took $SECONDS s."

@@ -440,7 +440,8 @@ struct PointwiseKernel {
 };
 
 /// A pointwise function with its kernel, and the function that is its gradient; one object per lambda and order.
-/// The value and the first gradient are compiled; higher orders are derived on first use and interpreted.
+/// The value and the first gradient are compiled; higher orders are derived on first use and interpreted. Programs that
+/// define SETTLE_INTERPRETED_MAPS (in all their files, for quick debug builds) have all orders interpreted.
 template <class T>
 class PointwiseFunction<T, Cpu> {
  public:
@@ -449,9 +450,13 @@ class PointwiseFunction<T, Cpu> {
   /// The function of a captureless lambda of N symbolic numbers.
   template <class F, int N>
   static const PointwiseFunction& of() {
+#ifdef SETTLE_INTERPRETED_MAPS
+    static const PointwiseFunction function(expr::trace<F, N>(), nullptr, nullptr);
+#else
     static const PointwiseFunction function(cpu::Traced<F, N>::program.thaw(),
                                             &cpu::Compiled<T, cpu::Lowered<F, N>>::run,
                                             &cpu::Compiled<T, cpu::LoweredGradient<F, N>>::run);
+#endif
     return function;
   }
 

@@ -1,0 +1,54 @@
+#pragma once
+#include "settle/settle.hpp"
+
+/// For programs of several files: what is heavy to compile and does not depend on the user's own types (convolution
+/// kernels, matrix products, the pullback, the fixed-point solvers), compiled once. Include this header in place of
+/// settle.hpp, and in exactly one file write `#define SETTLE_COMPILE_HERE` before it. A program of one file gains
+/// nothing by it.
+#ifdef SETTLE_COMPILE_HERE
+#define SETTLE_COMPILED_ONCE template
+#else
+#define SETTLE_COMPILED_ONCE extern template
+#endif
+
+#define SETTLE_COMPILED_ONCE_FOR(T)                                                                                 \
+  namespace cpu {                                                                                                   \
+  SETTLE_COMPILED_ONCE void conv_forward<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm,             \
+                                            std::shared_ptr<void>*);                                                \
+  SETTLE_COMPILED_ONCE void conv_input_grad<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm,          \
+                                               std::shared_ptr<void>*);                                             \
+  SETTLE_COMPILED_ONCE void conv_weight_grad<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm);        \
+  SETTLE_COMPILED_ONCE void matmul<T>(const MatmulGeometry&, const T*, const T*, T*);                               \
+  SETTLE_COMPILED_ONCE class Interpreter<T>;                                                                        \
+  SETTLE_COMPILED_ONCE class LinearKernel<T>;                                                                       \
+  }                                                                                                                 \
+  SETTLE_COMPILED_ONCE void evaluate<T>(const PointwiseKernel<T>\&, const Shape\&, std::span<const Tensor<T>>,      \
+                                        std::span<const PointwiseResult<T>>);                                       \
+  SETTLE_COMPILED_ONCE class Tape<T, Cpu>;                                                                          \
+  SETTLE_COMPILED_ONCE class Pullback<T, Cpu>;                                                                      \
+  namespace detail {                                                                                                \
+  SETTLE_COMPILED_ONCE std::vector<Var<T>> pointwise<T, Cpu>(const PointwiseFunction<T, Cpu>&, const Shape&,        \
+                                                             const std::vector<Var<T>>&, const std::vector<Shape>&, \
+                                                             const std::vector<bool>&);                             \
+  }                                                                                                                 \
+  SETTLE_COMPILED_ONCE Var<T> conv(const Var<T>&, const Var<T>&, const ConvOptions&);                               \
+  SETTLE_COMPILED_ONCE Var<T> matmul(const Var<T>&, const Var<T>&, const MatmulOptions&);                           \
+  SETTLE_COMPILED_ONCE Var<T> max_pool(const Var<T>&, const PoolOptions&);                                          \
+  SETTLE_COMPILED_ONCE Var<T> average_pool(const Var<T>&, const PoolOptions&);                                      \
+  SETTLE_COMPILED_ONCE Var<T> resize(const Var<T>&, std::array<Index, 2>, Interpolation);                           \
+  SETTLE_COMPILED_ONCE Var<T> transpose(const Var<T>&, const std::vector<int>&);                                    \
+  SETTLE_COMPILED_ONCE Var<T> slice(const Var<T>&, const Window&);                                                  \
+  SETTLE_COMPILED_ONCE Var<T> concat(const std::vector<Var<T>>&, int);                                              \
+  SETTLE_COMPILED_ONCE Var<T> sum(const Var<T>&, Axes);                                                             \
+  SETTLE_COMPILED_ONCE Var<T> mean(const Var<T>&, Axes);                                                            \
+  namespace fixed_point::detail {                                                                                   \
+  SETTLE_COMPILED_ONCE FlatSolution<T, Cpu> solve_flat(const FlatProblem<T, Cpu>&, const Options&);                 \
+  }
+
+namespace settle {
+SETTLE_COMPILED_ONCE_FOR(float)
+SETTLE_COMPILED_ONCE_FOR(double)
+}  // namespace settle
+
+#undef SETTLE_COMPILED_ONCE_FOR
+#undef SETTLE_COMPILED_ONCE

@@ -1,0 +1,2 @@
+#define SETTLE_COMPILE_HERE
+#include "settle/compiled_once.hpp"

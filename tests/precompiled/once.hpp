@@ -1,0 +1,4 @@
+#include <doctest/doctest.h>
+
+#include "settle/compiled_once.hpp"
+#include "settle/io/safetensors.hpp"
