@@ -424,7 +424,8 @@ template <IsPacket V>
 SETTLE_INLINE V sqrt(V x) {
   using C = detail::ConstantsOf<V>;
   using T = Lane<V>;
-  constexpr typename C::Unsigned guess = std::same_as<T, float> ? 0x5f3759df : 0x5fe6eb50c7b537a9;
+  constexpr typename C::Unsigned guess =
+      std::same_as<T, float> ? 0x5f3759df : static_cast<typename C::Unsigned>(0x5fe6eb50c7b537a9);
   constexpr T root_of_scale = static_cast<T>(typename C::Unsigned{1} << (2 * (C::mantissa_bits / 2 + 1)));
   constexpr T scale = root_of_scale * root_of_scale;
   const auto tiny = x < std::numeric_limits<T>::min() * scale;  // the residual would be denormal
