@@ -1,6 +1,8 @@
 #include <doctest/doctest.h>
 
 #include "fixed_point_problems.hpp"
+#include "settle/nn/conv_lstm.hpp"
+#include "settle/nn/hgru.hpp"
 
 using namespace problems;
 namespace fp = settle::fixed_point;
@@ -104,6 +106,33 @@ TEST_CASE("R4: the two routes of the LCP give the same gradient to 1e-13, on a s
   }
 }
 
+TEST_CASE("R4: the two routes of the LCP give the same gradient to 1e-10 for the hGRU and the convLSTM") {
+  const auto compare = [](const auto& cell) {
+    Random random(5);
+    const Var<double> x = normal<double>({2, 4, 5, 5}, 0, 1, random);
+    std::vector<double> gradients[2];
+    double values[2];
+    for (const fp::Route route : {fp::Route::second_order_tape, fp::Route::forward_over_reverse}) {
+      Tape<double> tape;
+      const auto taped = on_tape(cell, tape);
+      const auto solution = fp::solve(
+          taped,
+          {.stop = fp::Steps{3}, .penalty = fp::Lcp{.lambda = 0.01, .route = route}, .on_fail = fp::OnFail::report},
+          cell.initial_state(x), x);
+      const auto k = static_cast<std::size_t>(route);
+      values[k] = solution.penalty.item();
+      for (const auto& g : grad(solution.penalty, parameters<Var<double>>(taped)))
+        for (const double v : g.value().values()) gradients[k].push_back(v);
+    }
+    CHECK(values[0] > 0);
+    CHECK(values[0] == doctest::Approx(values[1]).epsilon(1e-12));
+    CHECK(relative_error(gradients[1], gradients[0]) <= 1e-10);
+  };
+  ParameterStreams streams(3);
+  compare(HgruCell<double>::initial(4, 3, streams));
+  compare(ConvLstmCell<double>::initial(4, 3, streams));
+}
+
 TEST_CASE("R4: Hutchinson's estimate of the squared Frobenius norm is unbiased within 3 standard errors") {
   const Matrix w = random_matrix(8, 2);
   double exact = 0;
@@ -192,6 +221,13 @@ TEST_CASE(
     // GMRES reads it off its Hessenberg matrix.
     CHECK(adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = fp::Gmres{.restart = 60, .rtol = 1e-9}})
               .first.spectral_radius.front() == doctest::Approx(c.rho).epsilon(0.05));
+    CHECK(adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = fp::Dense{}}).first.spectral_radius.front() ==
+          doctest::Approx(c.rho).epsilon(0.02));
+    // Solvers whose products are not of powers of J say nothing rather than something else.
+    for (const fp::Adjoint& silent : {fp::Adjoint(fp::BiCgStab{}), fp::Adjoint(fp::NormalCg{}),
+                                      fp::Adjoint(fp::AdjointAnderson{}), fp::Adjoint(fp::Phantom{})})
+      CHECK(adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = silent, .on_fail = fp::OnFail::report})
+                .first.spectral_radius.empty());
   }
 }
 

@@ -20,8 +20,8 @@
 // all results are computed packet by packet in one loop. Results of a smaller shape than the space are summed on the fly.
 namespace settle::cpu {
 
-/// At most this many inputs and results in one program.
-inline constexpr int max_operands = 24;
+/// At most this many inputs and results in one program: what the third derivative of a map of ten inputs has.
+inline constexpr int max_operands = 32;
 
 /// What a chunk does with one result.
 enum class Put : std::uint8_t { skip, assign, accumulate, sum, sum_each };
@@ -502,7 +502,7 @@ namespace cpu {
 struct Space {
   int axes = 1;
   std::array<Index, Shape::max_rank + 1> extent{1};
-  std::array<std::array<Index, Shape::max_rank + 1>, 2 * max_operands> stride{};
+  std::array<std::array<Index, Shape::max_rank + 1>, 2 * max_operands> stride;  ///< of the operands that there are
 
   /// Operands are shapes that broadcast to `space`; an axis of extent 1 has stride 0.
   Space(const Shape& space, std::span<const Shape> operands) {
@@ -510,11 +510,11 @@ struct Space {
     std::array<Index, 2 * max_operands> running;
     running.fill(1);
     std::array<Index, Shape::max_rank> e{};
-    std::array<std::array<Index, 2 * max_operands>, Shape::max_rank> s{};
+    std::array<std::array<Index, 2 * max_operands>, Shape::max_rank> s;
     int used = 0;  // axes collected innermost first
     for (int axis = 1; axis <= space.rank(); ++axis) {
       const Index extent_here = space[-axis];
-      std::array<Index, 2 * max_operands> here{};
+      std::array<Index, 2 * max_operands> here;
       for (std::size_t o = 0; o < n; ++o) {
         const Index own = axis <= operands[o].rank() ? operands[o][-axis] : 1;
         here[o] = own == 1 ? 0 : running[o];
@@ -528,10 +528,12 @@ struct Space {
         e[last] *= extent_here;
       } else {
         e[static_cast<std::size_t>(used)] = extent_here;
-        s[static_cast<std::size_t>(used++)] = here;
+        std::copy_n(here.begin(), n, s[static_cast<std::size_t>(used++)].begin());
       }
     }
     axes = std::max(used, 1);
+    if (used == 0)
+      for (std::size_t o = 0; o < n; ++o) stride[o][0] = 0;
     for (int a = 0; a < used; ++a) {
       const auto from = static_cast<std::size_t>(used - 1 - a), to = static_cast<std::size_t>(a);
       extent[to] = e[from];

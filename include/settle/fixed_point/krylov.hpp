@@ -5,6 +5,26 @@
 // are shared. Systems that are done take part with zeros.
 namespace settle::fixed_point::detail {
 
+/// The spectral radius of a small matrix given by y <- M x, by the growth of its powers, so that it is right for
+/// complex pairs too.
+template <class Product>
+double growth_of_powers(std::size_t m, const Product& product) {
+  if (m == 0) return 0;
+  std::vector<double> x(m), y(m);
+  for (std::size_t i = 0; i < m; ++i) x[i] = 1 + 0.1 * static_cast<double>(i % 7);
+  double logarithm = 0;
+  constexpr int warm = 100, count = 400;
+  for (int k = 0; k < warm + count; ++k) {
+    product(x, y);
+    double length = 0;
+    for (double v : y) length = std::hypot(length, v);
+    if (!(length > 0)) return 0;
+    if (k >= warm) logarithm += std::log(length);
+    for (std::size_t i = 0; i < m; ++i) x[i] = y[i] / length;
+  }
+  return std::exp(logarithm / count);
+}
+
 /// The upper Hessenberg matrix of one system's Arnoldi process, reduced to a triangle by rotations as it grows.
 class Hessenberg {
  public:
@@ -42,24 +62,14 @@ class Hessenberg {
     }
     return y;
   }
-  /// The spectral radius of I - H: an estimate of that of J, by the growth of its powers.
+  /// The spectral radius of I - H: an estimate of that of J.
   double spectral_radius_of_rest() const {
     const std::size_t m = raw_.size();
-    if (m == 0) return 0;
-    std::vector<double> x(m, 1.0), y(m);
-    double logarithm = 0;
-    constexpr int warm = 100, count = 400;
-    for (int k = 0; k < warm + count; ++k) {
+    return growth_of_powers(m, [&](const std::vector<double>& x, std::vector<double>& y) {
       y = x;
       for (std::size_t j = 0; j < m; ++j)
         for (std::size_t i = 0; i < std::min(m, j + 2); ++i) y[i] -= raw_[j][i] * x[j];
-      double length = 0;
-      for (double v : y) length = std::hypot(length, v);
-      if (!(length > 0)) return 0;
-      if (k >= warm) logarithm += std::log(length);
-      for (std::size_t i = 0; i < m; ++i) x[i] = y[i] / length;
-    }
-    return std::exp(logarithm / count);
+    });
   }
 
  private:
@@ -297,9 +307,17 @@ void solve_adjoint(const Dense&, const AdjointProblem<T>& problem, LinearSolutio
         matrices[static_cast<std::size_t>(s)][static_cast<std::size_t>(i * size + k)] =
             (i == k ? 1.0 : 0.0) - static_cast<double>(element(column, s, i));
   }
+  Numbers& radius = progress.report().spectral_radius;
+  radius.assign(n, 0.0);
   Values<T> right = problem.b;
   for (std::size_t s = 0; s < n; ++s) {
     if (!progress.active(s)) continue;
+    radius[s] = growth_of_powers(count, [&, &a = matrices[s]](const std::vector<double>& v, std::vector<double>& y) {
+      for (std::size_t i = 0; i < count; ++i) {
+        y[i] = v[i];
+        for (std::size_t k = 0; k < count; ++k) y[i] -= a[i * count + k] * v[k];
+      }
+    });
     std::vector<double> x(count);
     for (Index k = 0; k < size; ++k)
       x[static_cast<std::size_t>(k)] = static_cast<double>(element(right, static_cast<Index>(s), k));

@@ -59,9 +59,13 @@ inline std::ostream& operator<<(std::ostream& out, SeriesEnd e) { return out << 
 struct AdjointReport {
   Verdict verdict = Verdict::not_run;
   std::vector<Verdict> samples;
-  std::vector<double> trace;      ///< the solver's residual over |b| after each product, the largest of the samples'
-  std::vector<double> residuals;  ///< |b + Jᵀ g - g| / |b| of the result, computed from scratch; Neumann: before its last term
-  std::vector<double> spectral_radius;  ///< estimated from the solver's own products; empty if it cannot tell
+  std::vector<double> trace;  ///< the solver's residual over |b| after each product, the largest of the samples'
+  std::vector<double>
+      residuals;  ///< |b + Jᵀ g - g| / |b| of the result, computed from scratch; Neumann: before its last term
+  /// Of J, right for complex pairs: from the terms' growth (the series), the Hessenberg matrix (Gmres, Auto) or the
+  /// whole matrix (Dense). Empty for BiCgStab, NormalCg, AdjointAnderson, Phantom and Checkpointed, whose products are
+  /// not of powers of J.
+  std::vector<double> spectral_radius;
   /// Of |g - exact| / |b|: the residual times 1 / (1 - lipschitz) if that was given: a bound; else times the larger of
   /// 1 / |1 - spectral radius| and |g| / |b|: an estimate.
   std::vector<double> error_estimates;
