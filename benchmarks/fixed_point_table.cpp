@@ -196,8 +196,9 @@ void print_costs() {
   std::printf("| 15 adjoint products in a training step | %.1f (%.2f of a backward pass each) |\n",
               training_step(fp::NoPenalty{}, 15) - none, (training_step(fp::NoPenalty{}, 15) - none) / 15 / backward);
   std::printf("| LCP, second-order tape | %.1f |\n", training_step(fp::Lcp{}, 0) - none);
+  std::printf("| LCP, forward over reverse | %.1f |\n",
+              training_step(fp::Lcp{.route = fp::Route::forward_over_reverse}, 0) - none);
 
-  // The other route needs a third derivative of the cell's maps, which the hGRU's are too large for: a smaller cell.
   const Var<float> weight = net.cell.w_gate_inh;
   const auto lcp_only = [&](fp::Route route) {
     return milliseconds([&] {
