@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -217,7 +218,9 @@ void measure(const Settings& s, Net net) {
   whole();
   Memory::instance().reset_peak();
   const auto allocations = Memory::instance().use().allocations;
+  const std::clock_t processor = std::clock();
   const double seconds = median_seconds(s.repeat, whole);
+  const double processor_seconds = static_cast<double>(std::clock() - processor) / CLOCKS_PER_SEC / s.repeat;
   const auto memory = Memory::instance().use();
   const auto by_tag = Memory::instance().use_by_tag();
   if (!s.unrolled() && step.products != std::max(1, s.neumann))
@@ -247,12 +250,13 @@ void measure(const Settings& s, Net net) {
     std::printf(
         "{\"model\": \"%s\", \"algorithm\": \"%s\", \"kernel\": %ld, \"size\": %ld, \"batch\": %ld, \"channels\": %ld, "
         "\"steps\": %d, \"neumann\": %d, \"threads\": %d, \"type\": \"%s\", \"conv_algorithm\": \"%s\", "
-        "\"seconds\": %.6g, \"forward\": %.6g, \"adjoint\": %.6g, \"weight_gradients\": %.6g, \"penalty\": %.6g, "
+        "\"seconds\": %.6g, \"processor_seconds\": %.6g, \"forward\": %.6g, \"adjoint\": %.6g, \"weight_gradients\": "
+        "%.6g, \"penalty\": %.6g, "
         "\"optimiser\": %.6g, \"flops\": %.6g, \"bytes\": %.6g, \"peak_flops\": %.6g, \"fraction_of_peak\": %.4g, "
         "\"peak_bytes\": %zu, \"allocations\": %zu, \"peak_bytes_by_tag\": {",
         s.model.c_str(), s.algorithm.c_str(), s.kernel, s.size, s.batch, s.channels, s.steps, s.neumann, s.threads,
-        scalar_name<T>(), s.conv_algorithm.c_str(), seconds, forward, adjoint, weights, penalty, optimiser, done.flops,
-        bytes, peak, done.flops / seconds / peak, memory.peak, memory.allocations - allocations);
+        scalar_name<T>(), s.conv_algorithm.c_str(), seconds, processor_seconds, forward, adjoint, weights, penalty,
+        optimiser, done.flops, bytes, peak, done.flops / seconds / peak, memory.peak, memory.allocations - allocations);
     const char* separator = "";
     for (const auto& [tag, use] : by_tag) {
       std::printf("%s\"%s\": %zu", separator, tag.c_str(), use.peak);
