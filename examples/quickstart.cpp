@@ -39,15 +39,15 @@ struct Lesson {
 struct Settings {
   std::filesystem::path output = "out/quickstart";
   std::uint64_t seed = 1;
-  Index training_steps = 6000;
+  Index training_steps = 5500;
   Index batch = 4;
-  double rate = 2e-2;
-  double penalty_weight = 10;
+  double rate = 3e-2;
+  double penalty_weight = 3;
   Index training_images = 8192;  ///< in each lesson
   Index held_out_images = 1024;
   ModelOptions model{.kernel = 3, .orientations = 8, .seed = 1, .initialisation = Initialisation::corrected};
   PathfinderOptions task{.size = 32, .window = 112, .distractors = 4, .random_flips = true};
-  std::array<Lesson, 3> lessons{{{3, 3, 10, 0.2}, {6, 6, 16, 0.2}, {9, 6, 22, 0.6}}};
+  std::array<Lesson, 3> lessons{{{3, 3, 10, 0.15}, {6, 6, 16, 0.2}, {9, 6, 22, 0.65}}};
 };
 
 /// Images of one purpose, made once. A Pathfinder data set is a seed, and its images are numbered; training and
