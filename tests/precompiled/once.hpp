@@ -1,4 +1,2 @@
-#include <doctest/doctest.h>
-
 #include "settle/compiled_once.hpp"
 #include "settle/io/safetensors.hpp"
