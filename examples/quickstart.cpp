@@ -448,31 +448,32 @@ void quickstart(const Settings& s) {
   std::printf("%zu x %lld training and %lld held-out images of %lld x %lld pixels, made in %.1f s\n", s.lessons.size(),
               static_cast<long long>(s.training_images), static_cast<long long>(s.held_out_images),
               static_cast<long long>(s.task.size), static_cast<long long>(s.task.size), seconds_since(start));
-  auto [net, control, seconds, control_steps, peak_bytes] = train_both(s, course, log);
+  Trained trained = train_both(s, course, log);
 
-  const Confusion recurrent = evaluate(
-      held_out, [&](const PathfinderBatch& b) { return predict(net, Var(b.image), last.recurrent_steps).value(); });
+  const Confusion recurrent = evaluate(held_out, [&](const PathfinderBatch& b) {
+    return predict(trained.net, Var(b.image), last.recurrent_steps).value();
+  });
   const Confusion feed_forward =
-      evaluate(held_out, [&](const PathfinderBatch& b) { return control(Var(b.image)).value(); });
+      evaluate(held_out, [&](const PathfinderBatch& b) { return trained.control(Var(b.image)).value(); });
   const Confusion every_dash = evaluate(held_out, mark_all);
 
   Json summary = scores(recurrent);
-  summary.update(Json{{"training_seconds", seconds},
-                      {"parameters", parameter_count(net)},
+  summary.update(Json{{"training_seconds", trained.seconds},
+                      {"parameters", parameter_count(trained.net)},
                       {"steps", s.training_steps},
-                      {"peak_bytes", peak_bytes},
+                      {"peak_bytes", trained.peak_bytes},
                       {"seed", s.seed},
                       {"held_out_images", s.held_out_images}});
   summary["feedforward"] = scores(feed_forward);
-  summary["feedforward"]["training_seconds"] = seconds;
-  summary["feedforward"]["steps"] = control_steps;
-  summary["feedforward"]["parameters"] = parameter_count(control);
+  summary["feedforward"]["training_seconds"] = trained.seconds;
+  summary["feedforward"]["steps"] = trained.control_steps;
+  summary["feedforward"]["parameters"] = parameter_count(trained.control);
   summary["mark_all"] = scores(every_dash);
 
   std::vector<std::pair<std::string, Tensor<float>>> weights;
-  net.parameters([&](const std::string& name, const Var<float>& p) { weights.emplace_back(name, p.value()); });
+  trained.net.parameters([&](const std::string& name, const Var<float>& p) { weights.emplace_back(name, p.value()); });
   write_safetensors(s.output / "model.safetensors", weights, {{"model", "hgru"}, {"seed", std::to_string(s.seed)}});
-  write_pictures(s, net, held_out);
+  write_pictures(s, trained.net, held_out);
   AtomicFile file(s.output / "summary.json");
   file.write(summary.dump(2) + '\n');
   file.commit();
@@ -483,7 +484,7 @@ void quickstart(const Settings& s) {
       "Trained for %.0f s, side by side; peak memory of the recurrent training %.1f MB. See %s: summary.json, "
       "metrics.jsonl,\n"
       "model.safetensors, panels.png (image, target, prediction), segmentation.gif (over the recurrent steps)\n",
-      seconds, static_cast<double>(peak_bytes) / 1e6, s.output.c_str());
+      trained.seconds, static_cast<double>(trained.peak_bytes) / 1e6, s.output.c_str());
 }
 
 }  // namespace
