@@ -16,6 +16,9 @@
 using namespace settle;
 using kernels::Kernel;
 
+// The toolkit's libraries keep some memory for good.
+extern "C" const char* __lsan_default_suppressions() { return "leak:libcublas\nleak:libcudnn\n"; }
+
 namespace {
 
 const std::string architectures[] = {"sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"};

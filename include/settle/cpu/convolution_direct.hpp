@@ -205,11 +205,12 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y) {
   const Index height = g.out_height(), width = g.out_width(), lanes = packet_size<T>;
   const Index images = g.batch * g.groups, inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   if (g.out_size() == 0) return;
-  if (mixes_channels(g) && inputs > 0 && width * height >= lanes) return mix_channels(g, x, packed, y);
+  if (inputs == 0) return void(std::fill_n(y, g.out_size(), T{0}));
+  if (mixes_channels(g) && width * height >= lanes) return mix_channels(g, x, packed, y);
   const bool in_place = g.pad_h == 0 && g.pad_w == 0 && width >= lanes;
   const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);
   const Index stride = in_place ? g.in_width : round_up(std::max(width, lanes) + reach_w, lanes);
-  const Index band_budget = band_bytes / static_cast<Index>(sizeof(T)) / (std::max<Index>(inputs, 1) * stride);
+  const Index band_budget = band_bytes / static_cast<Index>(sizeof(T)) / (inputs * stride);
   const Index band = std::clamp<Index>(band_budget - reach_h, std::min<Index>(8, height), height);
   const Index share = in_place ? 0 : inputs * (band + reach_h) * stride;
 
