@@ -62,10 +62,6 @@ run_all() {
   done
 }
 
-# The checks make compiled maps long: all programs but settle_map_tests interpret them here.
-sanitize=(-Db_sanitize=address,undefined -Db_lundef=false --buildtype=debug -Doptimization=1
-  -Dcpp_args='-g1 -fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS -DSETTLE_INTERPRETED_MAPS')
-
 export CXX=g++
 build build all -- --buildtype=release -Dexamples=enabled && run_all build
 
@@ -73,7 +69,11 @@ build build-thread tests/settle_thread_tests tests/settle_kernel_tests -- \
   -Db_sanitize=thread --buildtype=debug -Doptimization=1 &&
   run build-thread/tests/settle_thread_tests && run build-thread/tests/settle_kernel_tests
 
-build build-sanitize all tests/settle_map_tests -- -Dexamples=disabled "${sanitize[@]}" && run_all build-sanitize
+# The checks make compiled maps long: all programs but settle_map_tests interpret them here.
+build build-sanitize all tests/settle_map_tests -- -Dexamples=disabled \
+  -Db_sanitize=address,undefined --buildtype=debug -Doptimization=1 \
+  -Dcpp_args='-g1 -fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS -DSETTLE_INTERPRETED_MAPS' &&
+  run_all build-sanitize
 
 if is_present clang; then
   export CXX=clang++

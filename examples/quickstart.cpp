@@ -217,6 +217,7 @@ void train(Net& net, const Settings& s, const Course& course, Log& log,
                       .adjoint = fixed_point::Neumann{.max_products = 12, .rtol = 0.1},
                       .penalty = fixed_point::Lcp{.lambda = 0.9, .two_sided = true},
                       .on_fail = fixed_point::OnFail::report}};
+    adam.options.rate = course.rate(progress);
     std::vector<Var<float>> gradients;
     double loss_value = 0;
     Json more;
@@ -230,9 +231,8 @@ void train(Net& net, const Settings& s, const Course& course, Log& log,
       more = {{"penalty", result.penalty.item()},
               {"residual", result.report->forward.relative.front()},
               {"adjoint_products", result.report->adjoint.products},
-              {"rate", course.rate(progress)}};
+              {"rate", adam.options.rate}};
     }
-    adam.options.rate = course.rate(progress);
     adam.step(net, gradients);
     const double seconds = seconds_since(start);
     log.step(0, step + 1, seconds, loss_value, more);

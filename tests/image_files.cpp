@@ -1,5 +1,4 @@
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <array>
 #include <cstdint>
@@ -15,6 +14,7 @@
 #include "settle/data/resize.hpp"
 #include "settle/io/gif.hpp"
 #include "settle/io/png.hpp"
+#include "temporary_folder.hpp"
 
 using namespace settle;
 namespace fs = std::filesystem;
@@ -22,14 +22,6 @@ namespace fs = std::filesystem;
 namespace {
 
 const fs::path pictures = fs::path(SETTLE_DATA_DIR) / "fixtures" / "pictures";
-
-/// A folder of the test's own, removed at its end.
-struct TemporaryFolder {
-  fs::path path = fs::temp_directory_path() / ("settle-image-files-" + std::to_string(::getpid()));
-  TemporaryFolder() { fs::create_directories(path); }
-  ~TemporaryFolder() { fs::remove_all(path); }
-  std::ptrdiff_t files() const { return std::distance(fs::directory_iterator(path), fs::directory_iterator()); }
-};
 
 std::string bytes_of(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -225,16 +217,16 @@ TEST_CASE("what write_png writes, read_png reads") {
   for (const Index channels : {1, 3})
     for (const auto& [height, width] : {std::array<Index, 2>{1, 1}, {5, 300}, {64, 48}}) {
       const Image8 image = noise(height, width, channels);
-      write_png(folder.path / "a.png", image);
-      CHECK(same(read_png(folder.path / "a.png", channels), image));
+      write_png(folder.path() / "a.png", image);
+      CHECK(same(read_png(folder.path() / "a.png", channels), image));
     }
   CHECK(folder.files() == 1);
 }
 
 TEST_CASE("a malformed PNG file is an error that names the file and what was found") {
   const TemporaryFolder folder;
-  write_png(folder.path / "good.png", noise(12, 9, 1));
-  const std::string good = bytes_of(folder.path / "good.png");
+  write_png(folder.path() / "good.png", noise(12, 9, 1));
+  const std::string good = bytes_of(folder.path() / "good.png");
   std::string bad_header_sum = good, bad_data = good, bad_data_sum = good;
   bad_header_sum[30] ^= 1;  // signature 8, length 4, name 4, header 13: the sum begins at 29
   bad_data[good.size() - 30] ^= 1;
@@ -265,8 +257,8 @@ TEST_CASE("a malformed PNG file is an error that names the file and what was fou
   };
   for (const auto& c : cases) {
     CAPTURE(c.what);
-    write_bytes(folder.path / "bad.png", c.bytes);
-    const std::string error = error_of([&] { read_png(folder.path / "bad.png"); });
+    write_bytes(folder.path() / "bad.png", c.bytes);
+    const std::string error = error_of([&] { read_png(folder.path() / "bad.png"); });
     CAPTURE(error);
     CHECK(contains(error, "[read_png]"));
     CHECK(contains(error, "bad.png"));
@@ -276,42 +268,42 @@ TEST_CASE("a malformed PNG file is an error that names the file and what was fou
 
 TEST_CASE("a PNG file cut anywhere is an error") {
   const TemporaryFolder folder;
-  write_png(folder.path / "good.png", noise(6, 5, 3));
-  const std::string good = bytes_of(folder.path / "good.png");
+  write_png(folder.path() / "good.png", noise(6, 5, 3));
+  const std::string good = bytes_of(folder.path() / "good.png");
   for (std::size_t length = 0; length < good.size(); ++length) {
     CAPTURE(length);
-    write_bytes(folder.path / "cut.png", good.substr(0, length));
-    CHECK(contains(error_of([&] { read_png(folder.path / "cut.png", 3); }), "cut.png"));
+    write_bytes(folder.path() / "cut.png", good.substr(0, length));
+    CHECK(contains(error_of([&] { read_png(folder.path() / "cut.png", 3); }), "cut.png"));
   }
 }
 
 TEST_CASE("a PNG file with any one bit changed is an error") {
   const TemporaryFolder folder;
-  write_png(folder.path / "good.png", noise(3, 4, 1));
-  const std::string good = bytes_of(folder.path / "good.png");
+  write_png(folder.path() / "good.png", noise(3, 4, 1));
+  const std::string good = bytes_of(folder.path() / "good.png");
   for (std::size_t i = 0; i < 8 * good.size(); ++i) {
     CAPTURE(i);
     std::string bad = good;
     bad[i / 8] = static_cast<char>(bad[i / 8] ^ 1 << (i % 8));
-    write_bytes(folder.path / "changed.png", bad);
-    CHECK(contains(error_of([&] { read_png(folder.path / "changed.png"); }), "changed.png"));
+    write_bytes(folder.path() / "changed.png", bad);
+    CHECK(contains(error_of([&] { read_png(folder.path() / "changed.png"); }), "changed.png"));
   }
 }
 
 TEST_CASE("PNG files that are not there, and places that cannot be written, are errors that leave nothing behind") {
   const TemporaryFolder folder;
-  CHECK(contains(error_of([&] { read_png(folder.path / "none.png"); }), "cannot be opened: No such file"));
-  CHECK(contains(error_of([&] { read_png(folder.path); }), "found a folder"));
+  CHECK(contains(error_of([&] { read_png(folder.path() / "none.png"); }), "cannot be opened: No such file"));
+  CHECK(contains(error_of([&] { read_png(folder.path()); }), "found a folder"));
   CHECK(contains(error_of([&] { read_png(pictures / "grey.png", 4); }), "1 or 3 channels to be asked for, got 4"));
-  CHECK(contains(error_of([&] { write_png(folder.path / "no" / "a.png", noise(3, 3, 1)); }), "a.png"));
-  CHECK(contains(error_of([&] { write_png(folder.path, noise(3, 3, 1)); }), folder.path.string()));
-  CHECK(contains(error_of([&] { write_png(folder.path / "a.png", blank_image(3, 3, 2)); }), "channels, got 2"));
+  CHECK(contains(error_of([&] { write_png(folder.path() / "no" / "a.png", noise(3, 3, 1)); }), "a.png"));
+  CHECK(contains(error_of([&] { write_png(folder.path(), noise(3, 3, 1)); }), folder.path().string()));
+  CHECK(contains(error_of([&] { write_png(folder.path() / "a.png", blank_image(3, 3, 2)); }), "channels, got 2"));
   CHECK(folder.files() == 0);
 }
 
 TEST_CASE("a GIF reader finds the frames, their delays and endless repetition") {
   const TemporaryFolder folder;
-  const fs::path path = folder.path / "a.gif";
+  const fs::path path = folder.path() / "a.gif";
   const auto grey_as_colours = [](const Image8& image) { return with_channels(image, 3).pixels; };
 
   std::vector<Image8> frames{noise(70, 90, 1), blank_image(70, 90, 1, 9), blank_image(70, 90, 1, 255)};
@@ -338,7 +330,7 @@ TEST_CASE("a GIF reader finds the frames, their delays and endless repetition") 
 
 TEST_CASE("GIF frames keep up to 256 colours, and take the nearest of 216 above") {
   const TemporaryFolder folder;
-  const fs::path path = folder.path / "a.gif";
+  const fs::path path = folder.path() / "a.gif";
   const Image8 few = noise(20, 30, 3, 6), many = noise(20, 30, 3);
   write_gif(path, {few});
   CHECK(read_gif(bytes_of(path)).frames.at(0) == few.pixels);
@@ -351,7 +343,7 @@ TEST_CASE("GIF frames keep up to 256 colours, and take the nearest of 216 above"
 
 TEST_CASE("write_gif names what is wrong with its arguments, and leaves nothing behind") {
   const TemporaryFolder folder;
-  const fs::path path = folder.path / "a.gif";
+  const fs::path path = folder.path() / "a.gif";
   const std::vector<Image8> two{noise(3, 4, 1), noise(3, 4, 1)};
   CHECK(contains(error_of([&] { write_gif(path, {}); }), "at least one frame"));
   CHECK(contains(error_of([&] {

@@ -1,8 +1,7 @@
-#include "errors.hpp"
 #include "settle/data/pathfinder.hpp"
+#include "errors.hpp"
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -16,17 +15,12 @@
 #include <vector>
 
 #include "settle/data/pathfinder_folder.hpp"
+#include "temporary_folder.hpp"
 
 using namespace settle;
 namespace fs = std::filesystem;
 
 namespace {
-
-struct TemporaryFolder {
-  fs::path path = fs::temp_directory_path() / ("settle-pathfinder-" + std::to_string(::getpid()));
-  TemporaryFolder() { fs::create_directories(path); }
-  ~TemporaryFolder() { fs::remove_all(path); }
-};
 
 /// The pool's size, put back at the end.
 struct Threads {
@@ -385,9 +379,9 @@ TEST_CASE("Pathfinder options out of range are errors that name them") {
 
 TEST_CASE("a data set written to the published folders reads back as the generator's samples") {
   const TemporaryFolder folder;
-  const fs::path list = folder.path / "list.txt";
+  const fs::path list = folder.path() / "list.txt";
   const Pathfinder generator(small_task());
-  write_pathfinder_folder(folder.path, list, generator, 3, 4, 5, 6);  // images 4 ... 8 in shards of 6
+  write_pathfinder_folder(folder.path(), list, generator, 3, 4, 5, 6);  // images 4 ... 8 in shards of 6
   std::ifstream lines(list);
   const std::string text{std::istreambuf_iterator<char>(lines), {}};
   CHECK(text ==
@@ -396,43 +390,44 @@ TEST_CASE("a data set written to the published folders reads back as the generat
         "curv_contour_length_6/imgs/2/sample_0.png 0\n"
         "curv_contour_length_6/imgs/2/sample_1.png 0\n"
         "curv_contour_length_6/imgs/2/sample_2.png 0\n");
-  const Image8 picture = read_png(folder.path / "curv_contour_length_6/seg/2/sample_1.png");
+  const Image8 picture = read_png(folder.path() / "curv_contour_length_6/seg/2/sample_1.png");
   CHECK(picture.height == 96);
   CHECK(picture.width == 96);
 
-  const PathfinderFolder data(folder.path, list, 48);
+  const PathfinderFolder data(folder.path(), list, 48);
   CHECK(data.size() == 5);
   for (Index i = 0; i < 5; ++i)
     CHECK(same_samples(data.sample(i), generator.sample(3, 4 + static_cast<std::uint64_t>(i))));
   CHECK(same_samples(data.batch(1, 3), generator.batch(3, 5, 3)));
-  CHECK(PathfinderFolder(folder.path, list, 30).sample(0).image.shape() == Shape{1, 30, 30});
+  CHECK(PathfinderFolder(folder.path(), list, 30).sample(0).image.shape() == Shape{1, 30, 30});
   CHECK(contains(error_of([&] { data.sample(5); }), "below 5, got 5"));
   CHECK(contains(error_of([&] { data.batch(3, 3); }), "below 5, got 5"));
 }
 
 TEST_CASE("a data folder that is not in order is an error that names the file") {
   const TemporaryFolder folder;
-  const fs::path list = folder.path / "list.txt";
+  const fs::path list = folder.path() / "list.txt";
   const Pathfinder generator(small_task());
-  write_pathfinder_folder(folder.path, list, generator, 3, 0, 3);
-  const fs::path labels = folder.path / "curv_contour_length_6/seg/1";
+  write_pathfinder_folder(folder.path(), list, generator, 3, 0, 3);
+  const fs::path labels = folder.path() / "curv_contour_length_6/seg/1";
   fs::remove(labels / "sample_0.png");
   write_png(labels / "sample_1.png", blank_image(96, 95));
   std::ofstream(labels / "sample_2.png") << "nonsense";
-  const PathfinderFolder data(folder.path, list, 48);
+  const PathfinderFolder data(folder.path(), list, 48);
   CHECK(contains(error_of([&] { data.sample(0); }), "seg/1/sample_0.png: cannot be opened"));
   CHECK(contains(error_of([&] { data.sample(1); }), "sample_1.png: expected the image's size, 96 x 96, found 96 x 95"));
   CHECK(contains(error_of([&] { data.sample(2); }), "sample_2.png: expected a PNG file"));
 
   const auto open = [&](const std::string& text) {
     std::ofstream(list) << text;
-    return error_of([&] { PathfinderFolder(folder.path, list, 48); });
+    return error_of([&] { PathfinderFolder(folder.path(), list, 48); });
   };
   CHECK(contains(open(""), "list.txt: expected at least one image, found none"));
   CHECK(contains(open("a/imgs/b.png 0\na/imgs/c.png\n"), "line 2: expected 'path class', found 'a/imgs/c.png'"));
   CHECK(contains(open("a/pictures/b.png 0\n"), "expected a path with a folder imgs/, got 'a/pictures/b.png'"));
   CHECK(open("a/imgs/b.png 0\r\n\nimgs/c.png 1\n") == "no error");
-  CHECK(contains(error_of([&] { PathfinderFolder(folder.path, folder.path / "none", 48); }), "none: cannot be opened"));
-  CHECK(contains(error_of([&] { PathfinderFolder(folder.path, list, 0); }), "size of at least 1, got 0"));
+  CHECK(contains(error_of([&] { PathfinderFolder(folder.path(), folder.path() / "none", 48); }),
+                 "none: cannot be opened"));
+  CHECK(contains(error_of([&] { PathfinderFolder(folder.path(), list, 0); }), "size of at least 1, got 0"));
   CHECK(contains(error_of([&] { write_pathfinder_folder(list, list, generator, 1, 0, 1); }), "list.txt"));
 }

@@ -1,8 +1,8 @@
-#include "errors.hpp"
 #include "settle/io/safetensors.hpp"
+#include "errors.hpp"
+#include "temporary_folder.hpp"
 
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -18,16 +18,6 @@ namespace fs = std::filesystem;
 namespace {
 
 const fs::path data_folder = SETTLE_DATA_DIR;
-
-/// A folder of the test's own, removed at its end.
-struct TemporaryFolder {
-  fs::path path = fs::temp_directory_path() / ("settle-safetensors-" + std::to_string(::getpid()));
-  TemporaryFolder() { fs::create_directories(path); }
-  ~TemporaryFolder() { fs::remove_all(path); }
-  std::size_t files() const {
-    return static_cast<std::size_t>(std::distance(fs::directory_iterator(path), fs::directory_iterator()));
-  }
-};
 
 std::string bytes_of(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -130,14 +120,14 @@ TEST_CASE("the writer's bytes equal the Python package's") {
   writer.add("norm.weight", Tensor<float>(Shape{0, 2}));
   writer.add("conv.weight", Tensor<double>({1, 2, 3, 1}, {0, 0.125, 0.25, 0.375, 0.5, 0.625}));
   writer.add("step", Tensor<double>({}, 12.0));
-  writer.write(folder.path / "ours.safetensors");
-  CHECK(bytes_of(folder.path / "ours.safetensors") ==
+  writer.write(folder.path() / "ours.safetensors");
+  CHECK(bytes_of(folder.path() / "ours.safetensors") ==
         bytes_of(data_folder / "fixtures" / "float_and_double.safetensors"));
 }
 
 TEST_CASE_TEMPLATE("what is written is read back", T, float, double) {
   const TemporaryFolder folder;
-  const fs::path path = folder.path / "tensors.safetensors";
+  const fs::path path = folder.path() / "tensors.safetensors";
   Random random(3);
   const std::map<std::string, Tensor<T>> tensors{{"a", normal<T>({2, 3, 5}, 0, 1, random)},
                                                  {"b \"quoted\" \xc3\xa9", normal<T>({7}, 0, 1, random)},
@@ -161,7 +151,7 @@ TEST_CASE_TEMPLATE("what is written is read back", T, float, double) {
 
 TEST_CASE("a write that fails leaves what was there, and nothing else") {
   const TemporaryFolder folder;
-  const fs::path path = folder.path / "tensors.safetensors";
+  const fs::path path = folder.path() / "tensors.safetensors";
   write_bytes(path, "before");
   SafetensorsWriter writer;
   writer.add("a", Tensor<float>({2}, 1.f));
@@ -170,8 +160,8 @@ TEST_CASE("a write that fails leaves what was there, and nothing else") {
   writer.metadata["text"] = "\xff not UTF-8";
   CHECK(error_of([&] { writer.write(path); }).find("must be UTF-8") != std::string::npos);
   writer.metadata.clear();
-  CHECK_THROWS_AS(writer.write(folder.path / "absent" / "tensors.safetensors"), Error);
-  CHECK_THROWS_AS(writer.write(folder.path), Error);
+  CHECK_THROWS_AS(writer.write(folder.path() / "absent" / "tensors.safetensors"), Error);
+  CHECK_THROWS_AS(writer.write(folder.path()), Error);
   {
     AtomicFile abandoned(path);
     abandoned.write("half");
@@ -246,7 +236,7 @@ TEST_CASE("every malformed file is refused with the reason") {
       {"beyond the file", two("[0,8]", "[8,16]", 8), "'b': data_offsets: end at 16, the file has 8"},
   };
   const TemporaryFolder folder;
-  const fs::path path = folder.path / "malformed.safetensors";
+  const fs::path path = folder.path() / "malformed.safetensors";
   for (const Case& c : cases) {
     CAPTURE(c.what);
     write_bytes(path, c.bytes);
@@ -255,9 +245,9 @@ TEST_CASE("every malformed file is refused with the reason") {
     CHECK(text.find(c.reason) != std::string::npos);
     CHECK(text.find("malformed.safetensors") != std::string::npos);
   }
-  CHECK(error_of([&] { read_safetensors(folder.path / "absent"); }).find("expected a file, found none") !=
+  CHECK(error_of([&] { read_safetensors(folder.path() / "absent"); }).find("expected a file, found none") !=
         std::string::npos);
-  CHECK(error_of([&] { read_safetensors(folder.path); }).find("expected a file") != std::string::npos);
+  CHECK(error_of([&] { read_safetensors(folder.path()); }).find("expected a file") != std::string::npos);
 
   write_bytes(path, one(good));  // the cases' starting point is itself accepted
   CHECK(read_safetensors(path).shape("a") == Shape{2});
@@ -267,8 +257,8 @@ TEST_CASE("a real file cut anywhere is refused") {
   const std::string whole = bytes_of(data_folder / "fixtures" / "float_and_double.safetensors");
   const TemporaryFolder folder;
   for (std::size_t length = 0; length < whole.size(); ++length) {
-    write_bytes(folder.path / "cut", whole.substr(0, length));
-    CHECK_THROWS_AS(read_safetensors(folder.path / "cut"), Error);
+    write_bytes(folder.path() / "cut", whole.substr(0, length));
+    CHECK_THROWS_AS(read_safetensors(folder.path() / "cut"), Error);
   }
 }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -97,6 +98,7 @@ inline ConvAlgorithm choose_algorithm(const ConvGeometry& geometry, ConvDirectio
 template <class T>
 void conv_forward(const ConvGeometry& geometry, const T* x, const T* w, T* y, ConvAlgorithm asked,
                   std::shared_ptr<void>* weight_cache = nullptr) {
+  if (geometry.in_channels == 0) return void(std::fill_n(y, geometry.out_size(), T{0}));
   const auto plan = detail::plan_convolution(geometry, ConvDirection::forward, asked, weight_cache != nullptr);
   if (plan.algorithm == ConvAlgorithm::fft)
     return detail::fft_convolve(geometry, plan.tile_side, x, w, false, y, weight_cache);
@@ -112,17 +114,18 @@ void conv_forward(const ConvGeometry& geometry, const T* x, const T* w, T* y, Co
 template <class T>
 void conv_input_grad(const ConvGeometry& geometry, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
                      std::shared_ptr<void>* weight_cache = nullptr) {
+  if (geometry.out_channels == 0) return void(std::fill_n(gx, geometry.in_size(), T{0}));
   const auto plan = detail::plan_convolution(geometry, ConvDirection::input_grad, asked, weight_cache != nullptr);
   using Form = typename detail::WeightCache<T>::Form;
   if (plan.algorithm == ConvAlgorithm::fft) {
     detail::fft_convolve(geometry, plan.tile_side, gy, w, true, gx, weight_cache);
   } else if (plan.algorithm == ConvAlgorithm::direct) {
-    const auto packed = detail::packed_weights<T>(Form::packed_turned, detail::pack_weights_turned<T>, geometry, w,
-                                                  weight_cache);
+    const auto packed =
+        detail::packed_weights<T>(Form::packed_turned, detail::pack_weights_turned<T>, geometry, w, weight_cache);
     detail::direct_forward(detail::transposed(geometry), gy, packed.data(), gx);
   } else {
-    const auto packed = detail::packed_weights<T>(Form::packed_by_tap, detail::pack_weights_by_tap<T>, geometry, w,
-                                                  weight_cache);
+    const auto packed =
+        detail::packed_weights<T>(Form::packed_by_tap, detail::pack_weights_by_tap<T>, geometry, w, weight_cache);
     detail::gemm_input_grad(geometry, gy, packed.data(), gx);
   }
 }

@@ -205,7 +205,6 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y) {
   const Index height = g.out_height(), width = g.out_width(), lanes = packet_size<T>;
   const Index images = g.batch * g.groups, inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   if (g.out_size() == 0) return;
-  if (inputs == 0) return void(std::fill_n(y, g.out_size(), T{0}));
   if (mixes_channels(g) && width * height >= lanes) return mix_channels(g, x, packed, y);
   const bool in_place = g.pad_h == 0 && g.pad_w == 0 && width >= lanes;
   const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);

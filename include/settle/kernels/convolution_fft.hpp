@@ -105,17 +105,18 @@ __device__ inline Complex root_of(int k) { return {root[k][0], root[k][1]}; }
 
 const int row = 65;  // an odd distance, lest the columns fall on few banks
 
-// One half of the transforms of all rows (distance 1) or columns (distance `row`): of eight values that are `apart` places
-// apart. Place 8 k + n of a line holds, after the first half of a forward transform, frequency k of the values n, n + 8, ...
+// One half of the transforms of all lines, each unit of work eight values of a line. Place 8 k + n of a line holds, after
+// the first half of a forward transform, frequency k of the values n, n + 8, ... A unit's n stands in its bits from `place`
+// on: 0 for rows; 6 for columns, where neighbouring threads take neighbouring columns.
 template <bool inverse, bool roots, class Load, class Store>
-__device__ inline void half_transform(Load load, Store store) {
+__device__ inline void half_transform(int place, Load load, Store store) {
   for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
     Complex v[8];
     for (int i = 0; i < 8; ++i) v[i] = load(unit, i);
     transform8<inverse>(v);
     for (int i = 0; i < 8; ++i) {
       if (roots) {
-        const Complex w = root_of((unit & 7) * i);
+        const Complex w = root_of((unit >> place & 7) * i);
         v[i] = v[i] * (inverse ? conjugate(w) : w);
       }
       store(unit, i, v[i]);
@@ -142,29 +143,18 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* 
     return inside ? x[tile.plane + uint64(y) * uint64(g.width) + uint64(across)] : 0.0f;
   };
   half_transform<false, true>(
-      [&](int unit, int i) { return Complex{read(first, unit >> 3, 8 * i + (unit & 7)), read(second, unit >> 3, 8 * i + (unit & 7))}; },
+      0, [&](int unit, int i) { return Complex{read(first, unit >> 3, 8 * i + (unit & 7)), read(second, unit >> 3, 8 * i + (unit & 7))}; },
       [&](int unit, int i, Complex v) { s[(unit >> 3) * row + 8 * i + (unit & 7)] = v; });
   __syncthreads();
-  half_transform<false, false>([&](int unit, int i) { return s[(unit >> 3) * row + 8 * (unit & 7) + i]; },
+  half_transform<false, false>(0, [&](int unit, int i) { return s[(unit >> 3) * row + 8 * (unit & 7) + i]; },
                                [&](int unit, int i, Complex v) { s[(unit >> 3) * row + 8 * (unit & 7) + i] = v; });
   __syncthreads();
-  // Columns: neighbouring threads take neighbouring columns, so a unit's bits change places.
-  for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
-    const int column = unit & 63, n = unit >> 6;
-    Complex v[8];
-    for (int i = 0; i < 8; ++i) v[i] = s[(8 * i + n) * row + column];
-    transform8<false>(v);
-    for (int i = 0; i < 8; ++i) s[(8 * i + n) * row + column] = v[i] * root_of(n * i);
-  }
+  half_transform<false, true>(6, [&](int unit, int i) { return s[(8 * i + (unit >> 6)) * row + (unit & 63)]; },
+                              [&](int unit, int i, Complex v) { s[(8 * i + (unit >> 6)) * row + (unit & 63)] = v; });
   __syncthreads();
   spectra += uint64(blockIdx.x) * 4096;
-  for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
-    const int column = unit & 63, k = unit >> 6;
-    Complex v[8];
-    for (int i = 0; i < 8; ++i) v[i] = s[(8 * k + i) * row + column];
-    transform8<false>(v);
-    for (int i = 0; i < 8; ++i) spectra[(8 * k + i) * 64 + column] = v[i];
-  }
+  half_transform<false, false>(6, [&](int unit, int i) { return s[(8 * (unit >> 6) + i) * row + (unit & 63)]; },
+                               [&](int unit, int i, Complex v) { spectra[(8 * (unit >> 6) + i) * 64 + (unit & 63)] = v; });
 }
 )cuda",
                            {.registers = 96, .shared = 64 * 65 * 8});
@@ -180,23 +170,13 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Complex
   const uint64 pair = blockIdx.x / unsigned(g.channels);
   const Place first(g, 2 * pair, channel), second(g, 2 * pair + 1, channel);
   spectra += uint64(blockIdx.x) * 4096;
-  for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
-    const int column = unit & 63, k = unit >> 6;
-    Complex v[8];
-    for (int i = 0; i < 8; ++i) v[i] = spectra[(8 * k + i) * 64 + column];
-    transform8<true>(v);
-    for (int i = 0; i < 8; ++i) s[(8 * k + i) * row + column] = v[i] * conjugate(root_of(i * k));
-  }
+  half_transform<true, true>(6, [&](int unit, int i) { return spectra[(8 * (unit >> 6) + i) * 64 + (unit & 63)]; },
+                             [&](int unit, int i, Complex v) { s[(8 * (unit >> 6) + i) * row + (unit & 63)] = v; });
   __syncthreads();
-  for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
-    const int column = unit & 63, n = unit >> 6;
-    Complex v[8];
-    for (int i = 0; i < 8; ++i) v[i] = s[(8 * i + n) * row + column];
-    transform8<true>(v);
-    for (int i = 0; i < 8; ++i) s[(8 * i + n) * row + column] = v[i];
-  }
+  half_transform<true, false>(6, [&](int unit, int i) { return s[(8 * i + (unit >> 6)) * row + (unit & 63)]; },
+                              [&](int unit, int i, Complex v) { s[(8 * i + (unit >> 6)) * row + (unit & 63)] = v; });
   __syncthreads();
-  half_transform<true, true>([&](int unit, int i) { return s[(unit >> 3) * row + 8 * (unit & 7) + i]; },
+  half_transform<true, true>(0, [&](int unit, int i) { return s[(unit >> 3) * row + 8 * (unit & 7) + i]; },
                              [&](int unit, int i, Complex v) { s[(unit >> 3) * row + 8 * (unit & 7) + i] = v; });
   __syncthreads();
   const auto write = [&](const Place& tile, int i, int j, float value) {
@@ -206,7 +186,7 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Complex
     if (tile.present && i >= 0 && i < g.keep_y && j >= 0 && j < g.keep_x && down < g.height && across < g.width)
       y[tile.plane + uint64(down) * uint64(g.width) + uint64(across)] = value * (1.0f / 4096);
   };
-  half_transform<true, false>([&](int unit, int i) { return s[(unit >> 3) * row + 8 * i + (unit & 7)]; },
+  half_transform<true, false>(0, [&](int unit, int i) { return s[(unit >> 3) * row + 8 * i + (unit & 7)]; },
                               [&](int unit, int i, Complex v) {
                                 write(first, unit >> 3, 8 * i + (unit & 7), v.x);
                                 write(second, unit >> 3, 8 * i + (unit & 7), v.y);
