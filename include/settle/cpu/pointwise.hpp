@@ -20,9 +20,6 @@
 // all results are computed packet by packet in one loop. Results of a smaller shape than the space are summed on the fly.
 namespace settle::cpu {
 
-/// At most this many inputs and results in one program: what the third derivative of a map of ten inputs has.
-inline constexpr int max_operands = 32;
-
 /// What a chunk does with one result.
 enum class Put : std::uint8_t { skip, assign, accumulate, sum, sum_each };
 
@@ -30,11 +27,11 @@ enum class Put : std::uint8_t { skip, assign, accumulate, sum, sum_each };
 template <class T>
 struct Chunk {
   Index count = 0;
-  std::array<const T*, max_operands> input{};  ///< first element
-  std::array<bool, max_operands> dense{};      ///< one element per position, or one for the whole chunk
-  std::array<Put, max_operands> put{};
-  std::array<T*, max_operands> output{};     ///< for assign, accumulate
-  std::array<double*, max_operands> total{};  ///< for sum (one), sum_each (one per position)
+  std::array<const T*, expr::max_operands> input{};  ///< first element
+  std::array<bool, expr::max_operands> dense{};      ///< one element per position, or one for the whole chunk
+  std::array<Put, expr::max_operands> put{};
+  std::array<T*, expr::max_operands> output{};     ///< for assign, accumulate
+  std::array<double*, expr::max_operands> total{};  ///< for sum (one), sum_each (one per position)
 };
 
 /// One operation on packets.
@@ -80,7 +77,7 @@ struct Compiled {
   static constexpr std::size_t size = code.size();
   static constexpr std::size_t results = result.size();
   static constexpr int inputs = Source::program.inputs;
-  static_assert(inputs <= max_operands && results <= max_operands,
+  static_assert(inputs <= expr::max_operands && results <= expr::max_operands,
                 "settle: a map has too many arguments; split it into two maps");
 
   using Values = std::array<Packet<T>, size>;
@@ -502,19 +499,19 @@ namespace cpu {
 struct Space {
   int axes = 1;
   std::array<Index, Shape::max_rank + 1> extent{1};
-  std::array<std::array<Index, Shape::max_rank + 1>, 2 * max_operands> stride;  ///< of the operands that there are
+  std::array<std::array<Index, Shape::max_rank + 1>, 2 * expr::max_operands> stride;  ///< of the operands that there are
 
   /// Operands are shapes that broadcast to `space`; an axis of extent 1 has stride 0.
   Space(const Shape& space, std::span<const Shape> operands) {
     const auto n = operands.size();
-    std::array<Index, 2 * max_operands> running;
+    std::array<Index, 2 * expr::max_operands> running;
     running.fill(1);
     std::array<Index, Shape::max_rank> e{};
-    std::array<std::array<Index, 2 * max_operands>, Shape::max_rank> s;
+    std::array<std::array<Index, 2 * expr::max_operands>, Shape::max_rank> s;
     int used = 0;  // axes collected innermost first
     for (int axis = 1; axis <= space.rank(); ++axis) {
       const Index extent_here = space[-axis];
-      std::array<Index, 2 * max_operands> here;
+      std::array<Index, 2 * expr::max_operands> here;
       for (std::size_t o = 0; o < n; ++o) {
         const Index own = axis <= operands[o].rank() ? operands[o][-axis] : 1;
         here[o] = own == 1 ? 0 : running[o];
@@ -571,17 +568,17 @@ void evaluate(const PointwiseKernel<T>& kernel, const Shape& space, std::span<co
   constexpr Index chunk_length = 4096;
   const auto n = inputs.size(), m = results.size();
   // A gradient has more inputs than its function: only the first orders of a large map are sure to fit.
-  require(n <= cpu::max_operands && m <= cpu::max_operands, "map", "a gradient of this order has ", n, " inputs and ", m,
-          " results, more than ", cpu::max_operands, "; split the map into two");
-  std::array<Shape, 2 * cpu::max_operands> shapes;
+  require(n <= expr::max_operands && m <= expr::max_operands, "map", "a gradient of this order has ", n, " inputs and ", m,
+          " results, more than ", expr::max_operands, "; split the map into two");
+  std::array<Shape, 2 * expr::max_operands> shapes;
   for (std::size_t k = 0; k < n; ++k) shapes[k] = inputs[k].shape();
   for (std::size_t r = 0; r < m; ++r) shapes[n + r] = results[r].tensor ? results[r].tensor->shape() : space;
   const cpu::Space loops(space, {shapes.data(), n + m});
 
-  std::array<bool, cpu::max_operands> summed{};
+  std::array<bool, expr::max_operands> summed{};
   Index totals = 0;
-  std::array<Index, cpu::max_operands> first_total{};
-  std::array<T*, cpu::max_operands> output{};
+  std::array<Index, expr::max_operands> first_total{};
+  std::array<T*, expr::max_operands> output{};
   for (std::size_t r = 0; r < m; ++r) {
     if (!results[r].tensor) continue;
     output[r] = results[r].tensor->mutable_data();

@@ -28,6 +28,10 @@ enum class Operation : std::uint8_t {
 };
 inline constexpr int operation_count = static_cast<int>(Operation::select) + 1;
 
+/// At most this many inputs, and this many results, in one map: what the third derivative of a map of ten inputs has. A
+/// CUDA kernel's arguments, 4 KiB at most, hold as many with their strides.
+inline constexpr std::size_t max_operands = 32;
+
 struct Instruction {
   Operation operation = Operation::constant;
   int a = -1, b = -1, c = -1;

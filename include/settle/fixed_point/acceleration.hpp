@@ -12,6 +12,26 @@
 // mask is 1; `keep` goes on with some of the samples.
 namespace settle::fixed_point::detail {
 
+/// The spectral radius of a small matrix given by y <- M x, by the growth of its powers, so that it is right for
+/// complex pairs too.
+template <class Product>
+double growth_of_powers(std::size_t m, const Product& product) {
+  if (m == 0) return 0;
+  std::vector<double> x(m), y(m);
+  for (std::size_t i = 0; i < m; ++i) x[i] = 1 + 0.1 * static_cast<double>(i % 7);
+  double logarithm = 0;
+  constexpr int warm = 100, count = 400;
+  for (int k = 0; k < warm + count; ++k) {
+    product(x, y);
+    double length = 0;
+    for (double v : y) length = std::hypot(length, v);
+    if (!(length > 0)) return 0;
+    if (k >= warm) logarithm += std::log(length);
+    for (std::size_t i = 0; i < m; ++i) x[i] = y[i] / length;
+  }
+  return std::exp(logarithm / count);
+}
+
 template <class T>
 class PlainIteration {
  public:
@@ -127,6 +147,22 @@ class AndersonIteration {
     std::swap(r_, r);
   }
 
+  /// Of the matrix J of a linear map f, for each sample: J (z - z') = (r - r') + (z - z') is known on the differences that
+  /// are held, and on their span J is the matrix that fits them best.
+  Numbers spectral_radius() const {
+    const std::size_t n = count_.size(), m = dz_.size();
+    const auto systems = static_cast<Index>(n);
+    std::vector<std::vector<Numbers>> lengths(m), images(m);
+    for (std::size_t i = 0; i < m; ++i)
+      for (std::size_t j = 0; j < m; ++j) {
+        lengths[i].push_back(dots(dz_[i], dz_[j], systems));
+        images[i].push_back(dots(dz_[i], dr_[j], systems));
+      }
+    Numbers out(n);
+    for (std::size_t s = 0; s < n; ++s) out[s] = radius_of_fit(lengths, images, s);
+    return out;
+  }
+
   void keep(const Rows& rows) {
     for (auto* list : {&z_, &r_}) *list = gather_rows(*list, rows);
     for (auto* history : {&dz_, &dr_}) *history = gather_rows(*history, rows);
@@ -193,6 +229,37 @@ class AndersonIteration {
       }
     }
     return out;
+  }
+
+  /// For one sample the spectral radius of 1 + lengths⁻¹ images on the newest columns that are well conditioned.
+  double radius_of_fit(const std::vector<std::vector<Numbers>>& lengths, const std::vector<std::vector<Numbers>>& images,
+                       std::size_t s) const {
+    std::vector<std::size_t> columns;
+    std::vector<double> factor;
+    const auto newest_first = [&](std::size_t k) { return (newest_ + depth_ - k) % depth_; };
+    for (int used = count_[s]; used > 0; --used) {
+      columns.clear();
+      for (int k = 0; k < used; ++k) columns.push_back(newest_first(static_cast<std::size_t>(k)));
+      factor.clear();
+      for (const std::size_t i : columns)
+        for (const std::size_t j : columns)
+          factor.push_back(lengths[i][j][s] / std::sqrt(lengths[i][i][s] * lengths[j][j][s]));
+      std::vector<double> probe(columns.size(), 1.0), trial = factor;
+      if (solve_cholesky(trial, probe, used, options_.ridge)) break;
+      columns.clear();
+    }
+    const auto used = static_cast<int>(columns.size());
+    return growth_of_powers(columns.size(), [&](const std::vector<double>& x, std::vector<double>& y) {
+      std::vector<double> g = factor;
+      for (std::size_t i = 0; i < columns.size(); ++i) {
+        y[i] = 0;
+        for (std::size_t j = 0; j < columns.size(); ++j)
+          y[i] += images[columns[i]][columns[j]][s] /
+                  std::sqrt(lengths[columns[i]][columns[i]][s] * lengths[columns[j]][columns[j]][s]) * x[j];
+      }
+      solve_cholesky(g, y, used, options_.ridge);
+      for (std::size_t i = 0; i < columns.size(); ++i) y[i] += x[i];
+    });
   }
 
   void restore(Values<T>& z, const std::vector<bool>& undo, const Numbers& mask) {

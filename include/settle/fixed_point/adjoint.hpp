@@ -222,7 +222,7 @@ void solve_adjoint(const AdjointAnderson& solver, const AdjointProblem<T>& probl
   ForwardReport forward;
   Progress iteration(forward, problem.systems, static_cast<double>(std::numeric_limits<T>::epsilon()));
   const Residual rule{.rtol = solver.rtol, .max_steps = solver.max_products, .compact = false};
-  state.g = *iterate<T>(map, solver.solver, rule, state.g, {}, iteration);
+  state.g = *iterate<T>(map, solver.solver, rule, state.g, {}, iteration, {}, &progress.report().spectral_radius);
   AdjointReport& report = progress.report();
   report.products += forward.steps;
   for (double residual : forward.residuals) report.trace.push_back(residual / largest(progress.sizes()));

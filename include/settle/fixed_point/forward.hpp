@@ -160,7 +160,7 @@ ValueMap<T> checked_restriction(const Iterated<T>& map, const Rows& rows, const 
 template <class T>
 std::optional<Values<T>> iterate(const Iterated<T>& map, const Forward& forward, const Stop& stop, Values<T>& z,
                                  std::optional<Values<T>> first, Progress& progress,
-                                 const std::function<void()>& going_on = {}) {
+                                 const std::function<void()>& going_on = {}, Numbers* spectral_radius = nullptr) {
   return std::visit(
       [&](const auto& options) -> std::optional<Values<T>> {
         auto solver = iteration_of<T>(options, map.systems);
@@ -203,6 +203,8 @@ std::optional<Values<T>> iterate(const Iterated<T>& map, const Forward& forward,
           progress.solver_held(solver.bytes());
           fz = f(z);
         }
+        if constexpr (requires { solver.spectral_radius(); })
+          if (spectral_radius && all_z.empty()) *spectral_radius = solver.spectral_radius();
         if (!all_z.empty()) {
           scatter_rows(z, rows, all_z);
           scatter_rows(fz, rows, all_fz);

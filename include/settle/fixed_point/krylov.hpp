@@ -5,26 +5,6 @@
 // are shared. Systems that are done take part with zeros.
 namespace settle::fixed_point::detail {
 
-/// The spectral radius of a small matrix given by y <- M x, by the growth of its powers, so that it is right for
-/// complex pairs too.
-template <class Product>
-double growth_of_powers(std::size_t m, const Product& product) {
-  if (m == 0) return 0;
-  std::vector<double> x(m), y(m);
-  for (std::size_t i = 0; i < m; ++i) x[i] = 1 + 0.1 * static_cast<double>(i % 7);
-  double logarithm = 0;
-  constexpr int warm = 100, count = 400;
-  for (int k = 0; k < warm + count; ++k) {
-    product(x, y);
-    double length = 0;
-    for (double v : y) length = std::hypot(length, v);
-    if (!(length > 0)) return 0;
-    if (k >= warm) logarithm += std::log(length);
-    for (std::size_t i = 0; i < m; ++i) x[i] = y[i] / length;
-  }
-  return std::exp(logarithm / count);
-}
-
 /// The upper Hessenberg matrix of one system's Arnoldi process, reduced to a triangle by rotations as it grows.
 class Hessenberg {
  public:
@@ -93,6 +73,7 @@ void solve_adjoint(const Gmres& solver, const AdjointProblem<T>& problem, Linear
   AdjointReport& report = progress.report();
   const int product_limit = report.products + solver.max_products;
   std::vector<Hessenberg> h(n);
+  std::vector<std::size_t> longest(n, 0);  // cycle: its estimate is the best
   report.spectral_radius.assign(n, 0.0);
   Numbers before = norms(state.r, problem.systems);
   while (progress.any_active()) {
@@ -137,6 +118,8 @@ void solve_adjoint(const Gmres& solver, const AdjointProblem<T>& problem, Linear
     for (std::size_t s = 0; s < n; ++s)
       if (took_part[s]) {
         y[s] = h[s].solution();
+        if (y[s].size() <= longest[s]) continue;
+        longest[s] = y[s].size();
         report.spectral_radius[s] = h[s].spectral_radius_of_rest();
       }
     for (std::size_t j = 0; j + 1 < basis.size(); ++j) {
@@ -158,6 +141,20 @@ void solve_adjoint(const Gmres& solver, const AdjointProblem<T>& problem, Linear
       if (progress.active(s) && now[s] > 0.999 * before[s]) progress.set(s, Verdict::stalled);
     before = std::move(now);
   }
+}
+
+/// The spectral radius of I - T with T the tridiagonal matrix of a biconjugate gradient iteration r <- r - alpha A p,
+/// p <- r + beta p: with A = I - Jᵀ an estimate of that of J.
+inline double spectral_radius_of_rest(const std::vector<double>& alpha, const std::vector<double>& beta) {
+  return growth_of_powers(alpha.size(), [&](const std::vector<double>& x, std::vector<double>& y) {
+    y = x;
+    for (std::size_t j = 0; j < x.size(); ++j) {
+      const double above = j > 0 ? beta[j - 1] / alpha[j - 1] : 0;
+      y[j] -= (1 / alpha[j] + above) * x[j];
+      if (j > 0) y[j - 1] += above * x[j];
+      if (j + 1 < x.size()) y[j + 1] += x[j] / alpha[j];
+    }
+  });
 }
 
 template <class T>
@@ -182,9 +179,10 @@ void solve_adjoint(const BiCgStab& solver, const AdjointProblem<T>& problem, Lin
   };
   Values<T> shadow = state.r, p = state.r, v;
   Numbers rho = dots(shadow, state.r, problem.systems);
+  std::vector<std::vector<double>> alphas(n), betas(n);  // of each system
   while (progress.any_active()) {
     v = apply(p);
-    const Numbers alpha = ratio(rho, dots(shadow, v, problem.systems));
+    const Numbers alpha = ratio(rho, dots(shadow, v, problem.systems)), mask = progress.mask();
     add_scaled(state.r, v, negated(alpha));
     const Values<T> t = apply(state.r);
     const Numbers omega = ratio(dots(t, state.r, problem.systems), dots(t, t, problem.systems));
@@ -204,10 +202,15 @@ void solve_adjoint(const BiCgStab& solver, const AdjointProblem<T>& problem, Lin
         progress.set(s, Verdict::max_steps);
     }
     const Numbers beta = times(ratio(next, rho), ratio(alpha, omega));
+    for (std::size_t s = 0; s < n; ++s)
+      if (mask[s] > 0 && alpha[s] != 0) alphas[s].push_back(alpha[s]), betas[s].push_back(beta[s]);
     add_scaled(p, v, negated(omega));
     mix(p, beta, state.r, progress.mask());
     rho = next;
   }
+  progress.report().spectral_radius.clear();
+  for (std::size_t s = 0; s < n; ++s)
+    progress.report().spectral_radius.push_back(spectral_radius_of_rest(alphas[s], betas[s]));
 }
 
 template <class T>

@@ -12,9 +12,6 @@
 
 namespace settle::kernels {
 
-/// At most this many inputs, and this many results, in one map.
-inline constexpr std::size_t max_operands = 24;
-
 /// How an operand changes along the innermost axis: not at all, by one element, or by a stride.
 enum class Step { none, one, strided };
 
@@ -140,9 +137,9 @@ class Map {
   /// Throws Error when there are too many operands, or the shapes do not broadcast to `space`.
   Map(const expr::Program& lowered, const Shape& space, std::span<const Shape> inputs, std::span<const Result> results,
       const MapOptions& options = {}) {
-    require(inputs.size() <= max_operands && results.size() <= max_operands, "map", "a gradient of this order has ",
-            inputs.size(), " inputs and ", results.size(), " results, more than ", max_operands,
-            "; split the map into two");
+    require(inputs.size() <= expr::max_operands && results.size() <= expr::max_operands, "map",
+            "a gradient of this order has ", inputs.size(), " inputs and ", results.size(), " results, more than ",
+            expr::max_operands, "; split the map into two");
     // A result that varies along the innermost axis and is summed along another one is summed in a launch of its own,
     // with the axes in an order that suits it.
     std::vector<Result> first(results.begin(), results.end());

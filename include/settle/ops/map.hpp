@@ -54,7 +54,7 @@ struct KeptDerivatives {
                   int m, std::vector<bool> wanted)
       : needed(std::move(wanted)) {
     const auto form = expr::linear_form(gradient.program(), m, needed);
-    if (!form || arguments.size() + form->factors.size() > cpu::max_operands) return;
+    if (!form || arguments.size() + form->factors.size() > expr::max_operands) return;
     kernel.emplace(*form, m);
     MemoryTag tag("local derivatives");
     for (std::size_t f = 0; f < form->factors.size(); ++f) factors.emplace_back(space);
