@@ -167,18 +167,26 @@ TEST_CASE("R4: SpectralHinge sees the spectral radius where the LCP is blind, wi
 }
 
 TEST_CASE("R1: with a known Lipschitz constant the adjoint's error is at most what is reported") {
-  const Matrix w = symmetric_matrix(20, 0.9, 3);  // symmetric: |W| is its spectral radius
+  // |W| is the root of the spectral radius of Wᵀ W; of a symmetric W it is its spectral radius.
+  const auto norm_is = [](const Matrix& m, double norm) {
+    Matrix square(m.n);
+    for (int i = 0; i < m.n; ++i)
+      for (int j = 0; j < m.n; ++j)
+        for (int k = 0; k < m.n; ++k) square(i, j) += m(k, i) * m(k, j);
+    return m.times(norm / std::sqrt(square.spectral_radius()));
+  };
   const auto c = random_vector(20, 1);
-  const auto exact = w.transposed().resolvent(c);
-  for (const fp::Adjoint& policy : {fp::Adjoint(fp::Terms{0}), fp::Adjoint(fp::Terms{5}), fp::Adjoint(fp::Terms{30}),
-                                    fp::Adjoint(fp::Gmres{.rtol = 1e-3}), fp::Adjoint(fp::Neumann{.rtol = 1e-3}),
-                                    fp::Adjoint(fp::Phantom{}), fp::Adjoint(fp::NormalCg{.rtol = 1e-2})}) {
-    auto [report, g] = adjoint_report(w, c, {.stop = fp::Steps{1}, .adjoint = policy, .lipschitz = 0.9});
-    for (std::size_t k = 0; k < g.size(); ++k) g[k] -= exact[k];
-    const double error = norm_of(g) / norm_of(c);
-    CHECK(error <= report.error_estimates.front());
-    CHECK(report.error_estimates.front() <= 100 * error);
-  }
+  for (const Matrix& w : {symmetric_matrix(20, 0.9, 3), norm_is(random_matrix(20, 4), 0.9)})
+    for (const fp::Adjoint& policy : {fp::Adjoint(fp::Terms{0}), fp::Adjoint(fp::Terms{5}), fp::Adjoint(fp::Terms{30}),
+                                      fp::Adjoint(fp::Gmres{.rtol = 1e-3}), fp::Adjoint(fp::Neumann{.rtol = 1e-3}),
+                                      fp::Adjoint(fp::Phantom{}), fp::Adjoint(fp::NormalCg{.rtol = 1e-2})}) {
+      const auto exact = w.transposed().resolvent(c);
+      auto [report, g] = adjoint_report(w, c, {.stop = fp::Steps{1}, .adjoint = policy, .lipschitz = 0.9});
+      for (std::size_t k = 0; k < g.size(); ++k) g[k] -= exact[k];
+      const double error = norm_of(g) / norm_of(c);
+      CHECK(error <= report.error_estimates.front());
+      CHECK(report.error_estimates.front() <= 100 * error);
+    }
 }
 
 TEST_CASE("R2: the loss-error estimate is loss(z*) - loss(z) to three digits") {
@@ -199,7 +207,7 @@ TEST_CASE("R2: the loss-error estimate is loss(z*) - loss(z) to three digits") {
   for (const int steps : {10, 14, 18}) {
     const auto [loss, estimate] = run(steps);
     CHECK(std::abs(exact - loss) > 1e-9);
-    CHECK(estimate == doctest::Approx(exact - loss).epsilon(2e-3));
+    CHECK(std::abs(estimate - (exact - loss)) <= 5e-4 * std::abs(exact - loss));
   }
 }
 
@@ -216,36 +224,110 @@ TEST_CASE(
                         Case{scaled_to_radius(random_matrix(60, 2), 0.95), 0.95},
                         Case{symmetric_matrix(20, 0.9, 1), 0.9}, Case{non_normal_matrix(20, 0.5, 20), 0.5}}) {
     const auto b = random_vector(c.w.n, 5);
-    CHECK(adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = fp::Terms{60}}).first.spectral_radius.front() ==
-          doctest::Approx(c.rho).epsilon(0.05));
-    // GMRES reads it off its Hessenberg matrix.
-    CHECK(adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = fp::Gmres{.restart = 60, .rtol = 1e-9}})
-              .first.spectral_radius.front() == doctest::Approx(c.rho).epsilon(0.05));
-    CHECK(adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = fp::Dense{}}).first.spectral_radius.front() ==
-          doctest::Approx(c.rho).epsilon(0.02));
-    // Solvers whose products are not of powers of J say nothing rather than something else.
-    for (const fp::Adjoint& silent : {fp::Adjoint(fp::BiCgStab{}), fp::Adjoint(fp::NormalCg{}),
-                                      fp::Adjoint(fp::AdjointAnderson{}), fp::Adjoint(fp::Phantom{})})
-      CHECK(adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = silent, .on_fail = fp::OnFail::report})
-                .first.spectral_radius.empty());
+    const auto within = [&](const fp::Adjoint& policy, double share) {
+      const double radius =
+          adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = policy}).first.spectral_radius.at(0);
+      CAPTURE(policy.index());
+      CAPTURE(radius);
+      CHECK(std::abs(radius - c.rho) <= share * c.rho);
+    };
+    within(fp::Terms{60}, 0.05);
+    within(fp::Gmres{.restart = 60, .rtol = 1e-9}, 0.05);
+    within(fp::Dense{}, 0.02);
+    // Five differences do not see the radius of sixty spread eigenvalues.
+    within(fp::AdjointAnderson{}, c.w.n == 60 ? 0.2 : 0.05);
+    // Solvers whose products do not tell say nothing rather than something else.
+    for (const fp::Adjoint& silent :
+         {fp::Adjoint(fp::BiCgStab{}), fp::Adjoint(fp::NormalCg{}), fp::Adjoint(fp::Phantom{})})
+      CHECK(adjoint_report(c.w, b, {.stop = fp::Steps{1}, .adjoint = silent}).first.spectral_radius.empty());
   }
 }
 
-TEST_CASE("the dual weight rises above its dead band, falls below it and keeps still within") {
-  fp::DualWeight dual({.target = 0.9, .dead_band = 0.05, .gain = 2, .initial = 1});
-  dual.update(0.93);
-  CHECK(dual.weight() == 1);
-  dual.update(1.15);
-  CHECK(dual.weight() == doctest::Approx(std::exp(0.4)));
-  dual.update(0.65);
-  CHECK(dual.weight() == doctest::Approx(1));
-  dual.update(std::nan(""));
-  CHECK(dual.weight() == doctest::Approx(std::exp(2.0)));
+TEST_CASE("R3: a short last cycle of GMRES does not spoil the spectral radius that a longer one saw") {
+  const Matrix w = symmetric_matrix(40, 0.99, 3);
+  const auto report =
+      adjoint_report(w, random_vector(40, 5), {.stop = fp::Steps{1}, .adjoint = fp::Gmres{.rtol = 1e-7}}).first;
+  CHECK(report.products > 31);  // a second cycle
+  CHECK(std::abs(report.spectral_radius.front() - 0.99) <= 1e-3);
+}
+
+TEST_CASE(
+    "an adjoint error's estimate is at least half of the true error, whatever the solver, both relative to the "
+    "solution") {
+  const Matrix cases[] = {scaled_to_radius(random_matrix(40, 1), 0.5), symmetric_matrix(40, 0.9, 2),
+                          symmetric_matrix(40, 0.99, 3), non_normal_matrix(40, 0.5, 20),
+                          rotation_matrix(40, 0.95, 1.2)};
+  const fp::Adjoint policies[] = {fp::Terms{0}, fp::Terms{15},  fp::Phantom{},  fp::Neumann{},        fp::Gmres{},
+                                  fp::Auto{},   fp::BiCgStab{}, fp::NormalCg{}, fp::AdjointAnderson{}};
+  for (const Matrix& w : cases)
+    for (const fp::Adjoint& policy : policies)
+      for (const std::uint64_t seed : {1, 5, 7}) {
+        const auto c = random_vector(40, seed);
+        const auto [report, g] =
+            adjoint_report(w, c, {.stop = fp::Steps{1}, .adjoint = policy, .on_fail = fp::OnFail::report});
+        const double error = relative_error(g, w.transposed().resolvent(c)),
+                     estimate = report.error_estimates.front() * norm_of(c) / norm_of(g);
+        CAPTURE(policy.index());
+        CAPTURE(&w - cases);
+        CAPTURE(error);
+        CHECK(estimate >= 0.5 * error);
+        if (error > 1e-13 && &w - cases < 2) CHECK(estimate <= 30 * error);  // where J is mild, no wild pessimism
+      }
+}
+
+TEST_CASE("the dual weight grows above its dead band, shrinks below it and fades within, by bounded factors") {
+  const fp::DualWeight::Settings settings{.target = 0.9, .dead_band = 0.05, .gain = 0.2, .initial = 2};
+  const auto after_one = [&](double radius) {
+    fp::DualWeight dual(settings);
+    dual.update(radius);
+    return dual.weight() / 2;
+  };
+  CHECK(after_one(1.05) == doctest::Approx(std::exp(0.2 * 0.1)).epsilon(1e-12));
+  CHECK(after_one(0.75) == doctest::Approx(std::exp(-0.2 * 0.1)).epsilon(1e-12));
+  CHECK(after_one(0.93) == doctest::Approx(std::exp(-0.01)).epsilon(1e-12));
+  CHECK(after_one(5) == doctest::Approx(std::exp(0.05)).epsilon(1e-12));
+  CHECK(after_one(std::nan("")) == doctest::Approx(std::exp(0.05)).epsilon(1e-12));
+  fp::DualWeight falling(settings);
+  falling.update(1.4);
+  const double before = falling.weight();
+  falling.update(1.2);  // smoothed 1.38, but on its way below the band: the weight keeps still
+  CHECK(falling.weight() == before);
   fp::Report report;
   for (int k = 0; k <= 100; ++k) report.adjoint.spectral_radius.push_back(k / 100.0);
-  dual = fp::DualWeight({.target = 0.5, .dead_band = 0, .gain = 1, .initial = 1});
-  dual.update(report);  // the 95th percentile
-  CHECK(dual.weight() == doctest::Approx(std::exp(0.45)));
+  fp::DualWeight quantile({.target = 0.5, .dead_band = 0, .gain = 0.1});
+  quantile.update(report);  // the 95th percentile
+  CHECK(quantile.weight() == doctest::Approx(std::exp(0.1 * 0.45)).epsilon(1e-12));
+}
+
+TEST_CASE("the dual weight brings a toy's radius to the band's edge, and stays bounded, from any start") {
+  // A net of one number, its radius a: the task pulls it to 1.2, the penalty (a - 0.9)+² / 2 away, so that 0.93, the
+  // band's upper edge, takes a weight of (1.2 - 0.93) / (0.93 - 0.9) = 9. `signs`: steps of one size, as Adam's.
+  struct Toy {
+    double rate;
+    bool signs;
+  };
+  for (const Toy& toy : {Toy{0.05, false}, Toy{0.005, false}, Toy{0.0005, false}, Toy{0.001, true}})
+    for (const double noise : {0.0, 0.03})
+      for (const double start : {0.01, 1.0, 100.0}) {
+        CAPTURE(toy.rate);
+        CAPTURE(noise);
+        CAPTURE(start);
+        fp::DualWeight dual({.target = 0.9, .dead_band = 0.03, .initial = start});
+        Random random(1);
+        double a = 1.1, largest = 0, late_radius = 0, late_weight = 0;
+        const int steps = 3000, late = 500;
+        for (int k = 0; k < steps; ++k) {
+          const double slope = a - 1.2 + dual.weight() * std::max(0.0, a - 0.9);
+          a -= toy.rate * (toy.signs ? std::copysign(1.0, slope) : slope);
+          dual.update(a + noise * random.normal());
+          largest = std::max(largest, dual.weight());
+          if (k >= steps - late) late_radius += a / late, late_weight += dual.weight() / late;
+        }
+        CHECK(largest <= 20 * std::max(start, 9.0));
+        CHECK(std::abs(late_radius - 0.93) <= 0.015);
+        CHECK(late_weight >= 5);
+        CHECK(late_weight <= 12);
+      }
 }
 
 TEST_CASE("the sigmoid gate has the published logs' values") {

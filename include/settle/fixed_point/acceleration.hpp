@@ -147,8 +147,8 @@ class AndersonIteration {
     std::swap(r_, r);
   }
 
-  /// Of the matrix J of a linear map f, for each sample: J (z - z') = (r - r') + (z - z') is known on the differences that
-  /// are held, and on their span J is the matrix that fits them best.
+  /// Of the matrix J of a linear map f, for each sample: J (z - z') = (r - r') + (z - z') is known on the differences
+  /// that are held, and on their span J is the matrix that fits them best.
   Numbers spectral_radius() const {
     const std::size_t n = count_.size(), m = dz_.size();
     const auto systems = static_cast<Index>(n);
@@ -232,8 +232,8 @@ class AndersonIteration {
   }
 
   /// For one sample the spectral radius of 1 + lengths⁻¹ images on the newest columns that are well conditioned.
-  double radius_of_fit(const std::vector<std::vector<Numbers>>& lengths, const std::vector<std::vector<Numbers>>& images,
-                       std::size_t s) const {
+  double radius_of_fit(const std::vector<std::vector<Numbers>>& lengths,
+                       const std::vector<std::vector<Numbers>>& images, std::size_t s) const {
     std::vector<std::size_t> columns;
     std::vector<double> factor;
     const auto newest_first = [&](std::size_t k) { return (newest_ + depth_ - k) % depth_; };

@@ -18,6 +18,7 @@ struct AdjointProblem {
 template <class T, class D = Cpu>
 struct LinearSolution {
   Values<T, D> g, r;
+  Numbers amplification{};  ///< of |g - exact| over |r|, an estimate by solvers that report no spectral radius
 };
 
 /// Who is still to be solved, and the common bookkeeping of the solvers.
@@ -156,14 +157,20 @@ void solve_adjoint(const Phantom& solver, const AdjointProblem<T>& problem, Line
                    AdjointProgress& progress) {
   const auto n = static_cast<std::size_t>(problem.systems);
   const double share = 1 - solver.damping;
+  Numbers size = norms(state.r, problem.systems), ratio;
   for (int k = 0; k < solver.steps; ++k) {
     add_scaled(state.g, state.r, filled(n, share));
     if (k + 1 == solver.steps) break;
     Values<T> next = problem.product(state.r);
     mix(next, filled(n, share), state.r, filled(n, solver.damping));
     state.r = std::move(next);
-    progress.observe(norms(state.r, problem.systems), 0, 1);
+    const Numbers now = norms(state.r, problem.systems);
+    ratio = quotients(now, size);
+    size = now;
+    progress.observe(now, 0, 1);
   }
+  // What is missing is `share` times the rest of a series whose terms shrink by `ratio`.
+  for (const double q : ratio) state.amplification.push_back(share / std::abs(1 - q));
   progress.finish(Verdict::steps_done);
 }
 

@@ -143,20 +143,6 @@ void solve_adjoint(const Gmres& solver, const AdjointProblem<T>& problem, Linear
   }
 }
 
-/// The spectral radius of I - T with T the tridiagonal matrix of a biconjugate gradient iteration r <- r - alpha A p,
-/// p <- r + beta p: with A = I - Jᵀ an estimate of that of J.
-inline double spectral_radius_of_rest(const std::vector<double>& alpha, const std::vector<double>& beta) {
-  return growth_of_powers(alpha.size(), [&](const std::vector<double>& x, std::vector<double>& y) {
-    y = x;
-    for (std::size_t j = 0; j < x.size(); ++j) {
-      const double above = j > 0 ? beta[j - 1] / alpha[j - 1] : 0;
-      y[j] -= (1 / alpha[j] + above) * x[j];
-      if (j > 0) y[j - 1] += above * x[j];
-      if (j + 1 < x.size()) y[j + 1] += x[j] / alpha[j];
-    }
-  });
-}
-
 template <class T>
 void solve_adjoint(const BiCgStab& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
                    AdjointProgress& progress) {
@@ -179,10 +165,13 @@ void solve_adjoint(const BiCgStab& solver, const AdjointProblem<T>& problem, Lin
   };
   Values<T> shadow = state.r, p = state.r, v;
   Numbers rho = dots(shadow, state.r, problem.systems);
-  std::vector<std::vector<double>> alphas(n), betas(n);  // of each system
+  state.amplification.assign(n, 0.0);
   while (progress.any_active()) {
     v = apply(p);
-    const Numbers alpha = ratio(rho, dots(shadow, v, problem.systems)), mask = progress.mask();
+    const Numbers seen = quotients(norms(p, problem.systems), norms(v, problem.systems));
+    for (std::size_t s = 0; s < n; ++s)
+      if (std::isfinite(seen[s])) state.amplification[s] = std::max(state.amplification[s], seen[s]);
+    const Numbers alpha = ratio(rho, dots(shadow, v, problem.systems));
     add_scaled(state.r, v, negated(alpha));
     const Values<T> t = apply(state.r);
     const Numbers omega = ratio(dots(t, state.r, problem.systems), dots(t, t, problem.systems));
@@ -202,15 +191,10 @@ void solve_adjoint(const BiCgStab& solver, const AdjointProblem<T>& problem, Lin
         progress.set(s, Verdict::max_steps);
     }
     const Numbers beta = times(ratio(next, rho), ratio(alpha, omega));
-    for (std::size_t s = 0; s < n; ++s)
-      if (mask[s] > 0 && alpha[s] != 0) alphas[s].push_back(alpha[s]), betas[s].push_back(beta[s]);
     add_scaled(p, v, negated(omega));
     mix(p, beta, state.r, progress.mask());
     rho = next;
   }
-  progress.report().spectral_radius.clear();
-  for (std::size_t s = 0; s < n; ++s)
-    progress.report().spectral_radius.push_back(spectral_radius_of_rest(alphas[s], betas[s]));
 }
 
 template <class T>

@@ -9,14 +9,21 @@
 namespace settle::fixed_point {
 
 /// The weight of a contraction penalty as a dual variable: it grows while the measured spectral radius is above the
-/// target and shrinks while it is below, and keeps still within the dead band around it. Growth is by a factor,
-/// exp(gain (rho - target ∓ dead_band)), so that no scale of the weight has to be known beforehand.
+/// dead band around the target, shrinks while it is below, and fades slowly within. Every change is by a factor, so
+/// that no scale of the weight has to be known beforehand, and by a bounded one. Since the net follows a weight late,
+/// the radius is smoothed, and a weight whose radius is already on its way keeps still: with s the smoothed radius and
+/// s' where its trend leads in `horizon` updates, the factor is exp(gain (min(s, s') - target - dead_band)) above the
+/// band, exp(gain (max(s, s') - target + dead_band)) below it, and exp(-fading) within.
 class DualWeight {
  public:
   struct Settings {
     double target = 0.9;
     double dead_band = 0.03;
-    double gain = 2;
+    double gain = 0.3;
+    double horizon = 100;
+    double smoothing = 0.9;  ///< the share of the former value that an update keeps
+    double fading = 0.01;
+    double largest_change = 0.05;  ///< of the weight's logarithm in one update
     double initial = 1;
     double smallest = 1e-3, largest = 1e4;
     double quantile = 0.95;  ///< of the samples' spectral radii
@@ -24,21 +31,24 @@ class DualWeight {
 
   DualWeight() : DualWeight(Settings{}) {}
   explicit DualWeight(const Settings& settings) : settings_(settings), weight_(settings.initial) {
-    require(settings.initial > 0 && settings.smallest > 0 && settings.largest >= settings.smallest &&
-                settings.dead_band >= 0 && settings.gain >= 0,
-            "dual_weight", "expected positive weights and a dead band and a gain that are not negative");
+    require(settings.initial > 0 && settings.smallest > 0 && settings.largest >= settings.smallest, "dual_weight",
+            "expected positive weights, the largest not below the smallest");
+    require(settings.dead_band >= 0 && settings.gain >= 0 && settings.horizon >= 0 && settings.fading >= 0 &&
+                settings.largest_change >= 0 && settings.smoothing >= 0 && settings.smoothing < 1,
+            "dual_weight", "expected 0 <= smoothing < 1, and no negative settings");
   }
 
   double weight() const { return weight_; }
 
-  /// Takes in a spectral radius; one that is not finite counts as far above the target.
+  /// Takes in a spectral radius; one that is not finite, or far above the target, counts as the target plus 1.
   void update(double spectral_radius) {
-    const double high = settings_.target + settings_.dead_band, low = settings_.target - settings_.dead_band;
-    const double excess = !std::isfinite(spectral_radius) ? 1.0
-                          : spectral_radius > high        ? std::min(spectral_radius - high, 1.0)
-                          : spectral_radius < low         ? spectral_radius - low
-                                                          : 0.0;
-    weight_ = std::clamp(weight_ * std::exp(settings_.gain * excess), settings_.smallest, settings_.largest);
+    const double limit = settings_.target + 1;
+    const double measured = std::isfinite(spectral_radius) ? std::min(spectral_radius, limit) : limit;
+    const double before = smoothed_ < 0 ? measured : smoothed_;
+    smoothed_ = settings_.smoothing * before + (1 - settings_.smoothing) * measured;
+    const double change = std::clamp(wanted_change(smoothed_ + settings_.horizon * (smoothed_ - before)),
+                                     -settings_.largest_change, settings_.largest_change);
+    weight_ = std::clamp(weight_ * std::exp(change), settings_.smallest, settings_.largest);
   }
 
   /// Takes in what a backward pass measured; nothing if its solver cannot tell.
@@ -51,8 +61,17 @@ class DualWeight {
   }
 
  private:
+  /// Of the weight's logarithm, when the trend leads to `predicted`.
+  double wanted_change(double predicted) const {
+    const double high = settings_.target + settings_.dead_band, low = settings_.target - settings_.dead_band;
+    if (smoothed_ > high) return settings_.gain * std::max(0.0, std::min(smoothed_, predicted) - high);
+    if (smoothed_ < low) return settings_.gain * std::min(0.0, std::max(smoothed_, predicted) - low);
+    return -settings_.fading;
+  }
+
   Settings settings_;
   double weight_;
+  double smoothed_ = -1;  ///< negative before the first update
 };
 
 /// The weights of the task's loss and of the LCP that the published training logs recorded (paper 1.9):
