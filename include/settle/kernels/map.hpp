@@ -12,6 +12,10 @@
 
 namespace settle::kernels {
 
+// A launch's arguments: the layout with all strides in 64 bits, and a pointer for each operand.
+static_assert(8 * (3 + Shape::max_rank - 1 + 2 * expr::max_operands * (Shape::max_rank + 1)) <= 4096,
+              "settle: a map of the most operands must fit into a kernel's arguments");
+
 /// How an operand changes along the innermost axis: not at all, by one element, or by a stride.
 enum class Step { none, one, strided };
 
