@@ -130,7 +130,7 @@ TEST_CASE(
 TEST_CASE(
     "S2: a bit carried along a row of cells is learned to 0.9 by the exact gradient, and stays below 0.75 by the "
     "one-step gradient, which ends one cell from the answer") {
-  for (const std::uint64_t seed : {0, 1, 2}) {
+  for (const std::uint64_t seed : {0u, 1u, 2u}) {
     CHECK(accuracy_on_the_puzzle(fp::Auto{}, seed) >= 0.9);
     CHECK(accuracy_on_the_puzzle(fp::Terms{0}, seed) <= 0.75);
   }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -147,19 +148,19 @@ class AndersonIteration {
     std::swap(r_, r);
   }
 
-  /// Of the matrix J of a linear map f, for each sample: J (z - z') = (r - r') + (z - z') is known on the differences
-  /// that are held, and on their span J is the matrix that fits them best.
+  /// Of the matrix J of a linear map f, for each sample: J dz = dr + dz is known on the differences that are held, and
+  /// J is taken for the matrix on their span that fits that best.
   Numbers spectral_radius() const {
     const std::size_t n = count_.size(), m = dz_.size();
-    const auto systems = static_cast<Index>(n);
-    std::vector<std::vector<Numbers>> lengths(m), images(m);
+    if (m == 0) return {};
+    std::vector<std::vector<Numbers>> gram(m), image(m);
     for (std::size_t i = 0; i < m; ++i)
       for (std::size_t j = 0; j < m; ++j) {
-        lengths[i].push_back(dots(dz_[i], dz_[j], systems));
-        images[i].push_back(dots(dz_[i], dr_[j], systems));
+        gram[i].push_back(j < i ? gram[j][i] : dots(dz_[i], dz_[j], static_cast<Index>(n)));
+        image[i].push_back(dots(dz_[i], dr_[j], static_cast<Index>(n)));
       }
     Numbers out(n);
-    for (std::size_t s = 0; s < n; ++s) out[s] = radius_of_fit(lengths, images, s);
+    for (std::size_t s = 0; s < n; ++s) out[s] = radius_of_fit(gram, image, s);
     return out;
   }
 
@@ -231,35 +232,30 @@ class AndersonIteration {
     return out;
   }
 
-  /// For one sample the spectral radius of 1 + lengths⁻¹ images on the newest columns that are well conditioned.
-  double radius_of_fit(const std::vector<std::vector<Numbers>>& lengths,
-                       const std::vector<std::vector<Numbers>>& images, std::size_t s) const {
-    std::vector<std::size_t> columns;
-    std::vector<double> factor;
-    const auto newest_first = [&](std::size_t k) { return (newest_ + depth_ - k) % depth_; };
+  /// For sample s the spectral radius of 1 + gram⁻¹ image, on as many of the newest columns as gram is regular on.
+  double radius_of_fit(const std::vector<std::vector<Numbers>>& gram, const std::vector<std::vector<Numbers>>& image,
+                       std::size_t s) const {
     for (int used = count_[s]; used > 0; --used) {
-      columns.clear();
-      for (int k = 0; k < used; ++k) columns.push_back(newest_first(static_cast<std::size_t>(k)));
-      factor.clear();
-      for (const std::size_t i : columns)
-        for (const std::size_t j : columns)
-          factor.push_back(lengths[i][j][s] / std::sqrt(lengths[i][i][s] * lengths[j][j][s]));
-      std::vector<double> probe(columns.size(), 1.0), trial = factor;
-      if (solve_cholesky(trial, probe, used, options_.ridge)) break;
-      columns.clear();
+      const auto m = static_cast<std::size_t>(used);
+      std::vector<double> g, h;  // of columns scaled to unit length
+      for (std::size_t i = 0; i < m; ++i)
+        for (std::size_t j = 0; j < m; ++j) {
+          const std::size_t a = (newest_ + depth_ - i) % depth_, b = (newest_ + depth_ - j) % depth_;
+          const double scale = 1 / std::sqrt(gram[a][a][s] * gram[b][b][s]);
+          g.push_back(scale * gram[a][b][s]);
+          h.push_back(scale * image[a][b][s]);
+        }
+      std::vector<double> factor = g, probe(m, 1.0);
+      if (!solve_cholesky(factor, probe, used, options_.ridge)) continue;
+      return growth_of_powers(m, [&](const std::vector<double>& x, std::vector<double>& y) {
+        for (std::size_t i = 0; i < m; ++i)
+          y[i] = std::inner_product(x.begin(), x.end(), h.begin() + used * static_cast<int>(i), 0.0);
+        std::vector<double> again = g;
+        solve_cholesky(again, y, used, options_.ridge);
+        for (std::size_t i = 0; i < m; ++i) y[i] += x[i];
+      });
     }
-    const auto used = static_cast<int>(columns.size());
-    return growth_of_powers(columns.size(), [&](const std::vector<double>& x, std::vector<double>& y) {
-      std::vector<double> g = factor;
-      for (std::size_t i = 0; i < columns.size(); ++i) {
-        y[i] = 0;
-        for (std::size_t j = 0; j < columns.size(); ++j)
-          y[i] += images[columns[i]][columns[j]][s] /
-                  std::sqrt(lengths[columns[i]][columns[i]][s] * lengths[columns[j]][columns[j]][s]) * x[j];
-      }
-      solve_cholesky(g, y, used, options_.ridge);
-      for (std::size_t i = 0; i < columns.size(); ++i) y[i] += x[i];
-    });
+    return 0;
   }
 
   void restore(Values<T>& z, const std::vector<bool>& undo, const Numbers& mask) {

@@ -156,7 +156,7 @@ ValueMap<T> checked_restriction(const Iterated<T>& map, const Rows& rows, const 
 
 /// Iterates z until the stop rule ends it, and leaves in z the point to apply the step to for the result. Returns f(z)
 /// there if it is known. `first` is f(z) at the start, if that is known; `going_on` is called when the start is not the
-/// end.
+/// end. `spectral_radius` gets that of the map's Jacobian where the solver can tell it.
 template <class T>
 std::optional<Values<T>> iterate(const Iterated<T>& map, const Forward& forward, const Stop& stop, Values<T>& z,
                                  std::optional<Values<T>> first, Progress& progress,

@@ -19,7 +19,7 @@ class DualWeight {
   struct Settings {
     double target = 0.9;
     double dead_band = 0.03;
-    double gain = 0.3;
+    double gain = 0.5;
     double horizon = 100;
     double smoothing = 0.9;  ///< the share of the former value that an update keeps
     double fading = 0.01;
