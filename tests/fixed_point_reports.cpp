@@ -243,6 +243,26 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("R3: Anderson's adjoint tells each sample's spectral radius, or none where a sample was done for long") {
+  // Two samples of three numbers, z -> rate z: the first is done at once, the second after three products more.
+  const Tensor<double> rates(Shape{2, 3}, {0.1, 0.1, 0.1, 0.9, 0.5, -0.7});
+  const auto radii = [&](int depth) {
+    Tape<double> tape;
+    const Var<double> x = tape.leaf(Tensor<double>(Shape{2, 3}, 1.0)), zero = Tensor<double>(Shape{2, 3}, 0.0);
+    const auto solution =
+        fp::solve([](const Var<double>& z, const Var<double>& rate, const Var<double>& u) { return rate * z + u; },
+                  {.stop = fp::Steps{1}, .adjoint = fp::AdjointAnderson{.solver = {.depth = depth}}}, zero,
+                  Var<double>(rates), x);
+    (void)grad(sum(solution.z), {x});
+    return solution.report->adjoint.spectral_radius;
+  };
+  const auto both = radii(5);
+  REQUIRE(both.size() == 2);
+  CHECK(both[0] == doctest::Approx(0.1).epsilon(1e-6));
+  CHECK(both[1] == doctest::Approx(0.9).epsilon(1e-6));
+  CHECK(radii(1).empty());
+}
+
 TEST_CASE("R3: a short last cycle of GMRES does not spoil the spectral radius that a longer one saw") {
   const Matrix w = symmetric_matrix(40, 0.99, 3);
   const auto report =

@@ -92,12 +92,13 @@ class Best {
 };
 
 /// Solves the symmetric system (G + ridge I) x = c, G with unit diagonal, by Cholesky; false when a pivot is too small.
-inline bool solve_cholesky(std::vector<double>& g, std::vector<double>& c, int n, double ridge) {
+inline bool solve_cholesky(std::vector<double>& g, std::vector<double>& c, int n, double ridge,
+                           double smallest_pivot = 1e-14) {
   const auto at = [&](int i, int j) -> double& { return g[static_cast<std::size_t>(i * n + j)]; };
   for (int j = 0; j < n; ++j) {
     double pivot = at(j, j) + ridge;
     for (int k = 0; k < j; ++k) pivot -= at(j, k) * at(j, k);
-    if (!(pivot > 0.1 * ridge) || !(pivot > 1e-14)) return false;
+    if (!(pivot > 0.1 * ridge) || !(pivot > smallest_pivot)) return false;
     at(j, j) = std::sqrt(pivot);
     for (int i = j + 1; i < n; ++i) {
       for (int k = 0; k < j; ++k) at(i, j) -= at(i, k) * at(j, k);
@@ -149,10 +150,9 @@ class AndersonIteration {
   }
 
   /// Of the matrix J of a linear map f, for each sample: J dz = dr + dz is known on the differences that are held, and
-  /// J is taken for the matrix on their span that fits that best.
+  /// J is taken for the matrix on their span that fits that best. Empty where a sample has none, being done for long.
   Numbers spectral_radius() const {
     const std::size_t n = count_.size(), m = dz_.size();
-    if (m == 0) return {};
     std::vector<std::vector<Numbers>> gram(m), image(m);
     for (std::size_t i = 0; i < m; ++i)
       for (std::size_t j = 0; j < m; ++j) {
@@ -160,7 +160,10 @@ class AndersonIteration {
         image[i].push_back(dots(dz_[i], dr_[j], static_cast<Index>(n)));
       }
     Numbers out(n);
-    for (std::size_t s = 0; s < n; ++s) out[s] = radius_of_fit(gram, image, s);
+    for (std::size_t s = 0; s < n; ++s) {
+      out[s] = radius_of_fit(gram, image, s);
+      if (!std::isfinite(out[s])) return {};
+    }
     return out;
   }
 
@@ -232,30 +235,33 @@ class AndersonIteration {
     return out;
   }
 
-  /// For sample s the spectral radius of 1 + gram⁻¹ image, on as many of the newest columns as gram is regular on.
+  /// For sample s the spectral radius of 1 + gram⁻¹ image on the columns that are not nearly combinations of newer
+  /// ones; NaN without any.
   double radius_of_fit(const std::vector<std::vector<Numbers>>& gram, const std::vector<std::vector<Numbers>>& image,
                        std::size_t s) const {
-    for (int used = count_[s]; used > 0; --used) {
-      const auto m = static_cast<std::size_t>(used);
-      std::vector<double> g, h;  // of columns scaled to unit length
-      for (std::size_t i = 0; i < m; ++i)
-        for (std::size_t j = 0; j < m; ++j) {
-          const std::size_t a = (newest_ + depth_ - i) % depth_, b = (newest_ + depth_ - j) % depth_;
-          const double scale = 1 / std::sqrt(gram[a][a][s] * gram[b][b][s]);
-          g.push_back(scale * gram[a][b][s]);
-          h.push_back(scale * image[a][b][s]);
-        }
-      std::vector<double> factor = g, probe(m, 1.0);
-      if (!solve_cholesky(factor, probe, used, options_.ridge)) continue;
-      return growth_of_powers(m, [&](const std::vector<double>& x, std::vector<double>& y) {
-        for (std::size_t i = 0; i < m; ++i)
-          y[i] = std::inner_product(x.begin(), x.end(), h.begin() + used * static_cast<int>(i), 0.0);
-        std::vector<double> again = g;
-        solve_cholesky(again, y, used, options_.ridge);
-        for (std::size_t i = 0; i < m; ++i) y[i] += x[i];
-      });
+    std::vector<std::size_t> columns;
+    const auto scaled = [&](const std::vector<std::vector<Numbers>>& m) {  // as of columns of unit length
+      std::vector<double> out;
+      for (const std::size_t a : columns)
+        for (const std::size_t b : columns) out.push_back(m[a][b][s] / std::sqrt(gram[a][a][s] * gram[b][b][s]));
+      return out;
+    };
+    const auto solve = [&](std::vector<double> g, std::vector<double>& x) {
+      return solve_cholesky(g, x, static_cast<int>(columns.size()), 0, 1e-6);
+    };
+    for (std::size_t k = 0; k < static_cast<std::size_t>(count_[s]); ++k) {
+      columns.push_back((newest_ + depth_ - k) % depth_);
+      std::vector<double> probe(columns.size(), 1.0);
+      if (!solve(scaled(gram), probe)) columns.pop_back();
     }
-    return 0;
+    if (columns.empty()) return std::numeric_limits<double>::quiet_NaN();
+    const std::vector<double> g = scaled(gram), h = scaled(image);
+    return growth_of_powers(columns.size(), [&](const std::vector<double>& x, std::vector<double>& y) {
+      auto row = h.begin();
+      for (double& v : y) v = std::inner_product(x.begin(), x.end(), row, 0.0), row += std::ssize(x);
+      solve(g, y);
+      for (std::size_t i = 0; i < x.size(); ++i) y[i] += x[i];
+    });
   }
 
   void restore(Values<T>& z, const std::vector<bool>& undo, const Numbers& mask) {

@@ -63,9 +63,9 @@ struct AdjointReport {
   std::vector<double>
       residuals;  ///< |b + Jᵀ g - g| / |b| of the result, computed from scratch; Neumann: before its last term
   /// Of J, right for complex pairs: from the terms' growth (the series), the Hessenberg matrix (Gmres, Auto), a fit
-  /// to the last differences (AdjointAnderson: low where they are few beside the eigenvalues that matter), or the whole
-  /// matrix (Dense). Empty for BiCgStab, whose coefficients are too erratic, and for NormalCg, Phantom and
-  /// Checkpointed, whose products do not tell.
+  /// to the last differences (AdjointAnderson: low where they are few beside the eigenvalues that matter, empty where
+  /// a sample was done long before the last), or the whole matrix (Dense). Empty for BiCgStab, whose coefficients are
+  /// too erratic, and for NormalCg, Phantom and Checkpointed, whose products do not tell.
   std::vector<double> spectral_radius;
   /// Of |g - exact| / |b|: the residual times 1 / (1 - lipschitz) if that was given: a bound; else times the larger of
   /// 1 / |1 - spectral radius| and |g| / |b|: an estimate. It is low where too few products were done to see the
