@@ -149,7 +149,7 @@ void print_forward_table() {
 double milliseconds(const std::function<void()>& action) {
   action();
   double best = INFINITY;
-  for (int k = 0; k < 3; ++k) {
+  for (int k = 0; k < 9; ++k) {
     const auto start = std::chrono::steady_clock::now();
     action();
     const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
