@@ -139,7 +139,7 @@ TEST_CASE("a program that is not lowered, or has too many operands, is refused")
   const std::vector<kernels::Map<float>::Result> results{{Put::assign, {3}}};
   CHECK_THROWS_AS(kernels::Map<float>(p, {3}, shapes, results), Error);
   CHECK_THROWS_AS(kernels::Map<float>(expr::lower(p), {4}, shapes, results), Error);
-  const std::vector<Shape> many(25, Shape{3});
+  const std::vector<Shape> many(expr::max_operands + 1, Shape{3});
   CHECK_THROWS_AS(kernels::Map<float>(expr::lower(p), {3}, many, results), Error);
 }
 
