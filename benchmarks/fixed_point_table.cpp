@@ -193,8 +193,9 @@ void print_costs() {
     });
   };
   const double none = training_step(fp::NoPenalty{}, 0);
-  std::printf("| 15 adjoint products in a training step | %.1f (%.2f of a backward pass each) |\n",
-              training_step(fp::NoPenalty{}, 15) - none, (training_step(fp::NoPenalty{}, 15) - none) / 15 / backward);
+  const double products = training_step(fp::NoPenalty{}, 15) - none;
+  std::printf("| 15 adjoint products in a training step | %.1f (%.2f of a backward pass each) |\n", products,
+              products / 15 / backward);
   std::printf("| LCP, second-order tape | %.1f |\n", training_step(fp::Lcp{}, 0) - none);
   std::printf("| LCP, forward over reverse | %.1f |\n",
               training_step(fp::Lcp{.route = fp::Route::forward_over_reverse}, 0) - none);
