@@ -39,14 +39,14 @@ struct Lesson {
 struct Settings {
   std::filesystem::path output = "out/quickstart";
   std::uint64_t seed = 1;
-  Index training_steps = 5500;
+  Index training_steps = 6000;
   Index batch = 4;
-  double rate = 3e-2;
+  double rate = 2.5e-2;
   double penalty_weight = 3;
-  Index training_images = 8192;  ///< in each lesson
+  Index training_images = 4096;  ///< in each lesson
   Index held_out_images = 1024;
   ModelOptions model{.kernel = 3, .orientations = 8, .seed = 1, .initialisation = Initialisation::corrected};
-  PathfinderOptions task{.size = 32, .window = 112, .distractors = 4, .random_flips = true};
+  PathfinderOptions task{.size = 32, .window = 112, .distractors = 4, .thickness = 3, .random_flips = true};
   std::array<Lesson, 3> lessons{{{3, 3, 10, 0.15}, {6, 6, 16, 0.2}, {9, 6, 22, 0.65}}};
 };
 
@@ -62,7 +62,7 @@ class Images {
     for (std::size_t k = 0; k < batches_.size(); ++k) {
       const Index first = static_cast<Index>(k) * s.batch;
       batches_[k] = pathfinder.batch(data_set, static_cast<std::uint64_t>(first), std::min(s.batch, count - first));
-      // The strokes are thin: at this size a dash has about half of full brightness.
+      // A stroke is narrower than a pixel here, and dimmer than the stem's initial filters expect.
       batches_[k].image = map([](auto v, auto contrast) { return contrast * v; }, Var(batches_[k].image), 1.5).value();
     }
   }

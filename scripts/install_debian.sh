@@ -1,11 +1,13 @@
 # Sourced by test.sh and quickstart.sh.
 # `install_missing PACKAGE...` takes the names of Debian packages and installs those whose program or library is absent.
+# `libclang-rt` stands for the sanitizers of the clang++ that is there, libclang-rt-VERSION-dev.
 # On other systems it lists what is absent and fails; what is present is found wherever it came from.
 
 is_present() {
   case "$1" in
     g++ | meson | pkg-config) command -v "$1" ;;
     clang) command -v clang++ ;;
+    libclang-rt) echo 'int main() {}' | clang++ -fsanitize=address,undefined -x c++ - -o /dev/null ;;
     ninja-build) command -v ninja ;;
     libeigen3-dev) pkg-config --exists eigen3 ;;
     nlohmann-json3-dev) pkg-config --exists nlohmann_json ;;
@@ -21,6 +23,7 @@ install_missing() {
     is_present "$package" 2> /dev/null || missing+=("$package")
   done
   [ ${#missing[@]} -eq 0 ] && return
+  missing=("${missing[@]/#libclang-rt/libclang-rt-$(clang++ -dumpversion 2> /dev/null | cut -d. -f1)-dev}")
 
   if ! command -v apt-get > /dev/null; then
     echo "This system is not Debian or one of its children. Please install what these Debian packages hold:" >&2
