@@ -39,14 +39,14 @@ struct Lesson {
 struct Settings {
   std::filesystem::path output = "out/quickstart";
   std::uint64_t seed = 1;
-  Index training_steps = 6000;
+  Index training_steps = 7000;
   Index batch = 4;
   double rate = 2.5e-2;
   double penalty_weight = 3;
   Index training_images = 4096;  ///< in each lesson
   Index held_out_images = 1024;
   ModelOptions model{.kernel = 3, .orientations = 8, .seed = 1, .initialisation = Initialisation::corrected};
-  PathfinderOptions task{.size = 32, .window = 112, .distractors = 4, .thickness = 3, .random_flips = true};
+  PathfinderOptions task{.size = 32, .window = 112, .distractors = 3, .thickness = 3, .random_flips = true};
   std::array<Lesson, 3> lessons{{{3, 3, 10, 0.15}, {6, 6, 16, 0.2}, {9, 6, 22, 0.65}}};
 };
 
@@ -93,11 +93,7 @@ class Course {
   const Lesson& lesson(double progress) const { return settings_.lessons[at(progress)]; }
   PathfinderBatch batch(double progress, Index step) const { return images_[at(progress)].training_batch(step); }
 
-  double rate(double progress) const {
-    constexpr Index resolution = 1'000'000;
-    const CosineRate rate{.rate = settings_.rate, .steps = resolution, .last = 0.02 * settings_.rate};
-    return rate(static_cast<Index>(progress * resolution));
-  }
+  double rate(double progress) const { return half_cosine(settings_.rate, 0.02 * settings_.rate, progress); }
 
  private:
   std::size_t at(double progress) const {

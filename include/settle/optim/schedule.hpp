@@ -22,6 +22,11 @@ struct StepRate {
   double operator()(Index step) const { return rate * std::pow(factor, static_cast<double>(step / period)); }
 };
 
+/// From `first` (progress 0) to `last` (progress 1 and beyond) along half a cosine.
+inline double half_cosine(double first, double last, double progress) {
+  return last + (first - last) * (1 + std::cos(std::numbers::pi * std::min(1.0, progress))) / 2;
+}
+
 /// A linear rise over the first `warm_up` steps, to the full rate at the last of them; then half a cosine that reaches
 /// `last` at step `steps` and stays there.
 struct CosineRate {
@@ -32,8 +37,7 @@ struct CosineRate {
   double operator()(Index step) const {
     if (step < warm_up) return rate * static_cast<double>(step + 1) / static_cast<double>(warm_up);
     const double length = static_cast<double>(std::max<Index>(1, steps - warm_up));
-    const double progress = std::min(1.0, static_cast<double>(step - warm_up) / length);
-    return last + (rate - last) * (1 + std::cos(std::numbers::pi * progress)) / 2;
+    return half_cosine(rate, last, static_cast<double>(step - warm_up) / length);
   }
 };
 
