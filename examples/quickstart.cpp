@@ -39,7 +39,7 @@ struct Lesson {
 struct Settings {
   std::filesystem::path output = "out/quickstart";
   std::uint64_t seed = 1;
-  Index training_steps = 7000;
+  Index training_steps = 6500;
   Index batch = 4;
   double rate = 2.5e-2;
   double penalty_weight = 3;
@@ -47,7 +47,7 @@ struct Settings {
   Index held_out_images = 1024;
   ModelOptions model{.kernel = 3, .orientations = 8, .seed = 1, .initialisation = Initialisation::corrected};
   PathfinderOptions task{.size = 32, .window = 112, .distractors = 3, .thickness = 3, .random_flips = true};
-  std::array<Lesson, 3> lessons{{{3, 3, 10, 0.15}, {6, 6, 16, 0.2}, {9, 6, 22, 0.65}}};
+  std::array<Lesson, 3> lessons{{{3, 3, 10, 0.12}, {6, 6, 16, 0.3}, {9, 6, 20, 0.58}}};
 };
 
 /// Images of one purpose, made once. A Pathfinder data set is a seed, and its images are numbered; training and
@@ -210,7 +210,7 @@ void train(Net& net, const Settings& s, const Course& course, Log& log,
     const double progress = static_cast<double>(step) / static_cast<double>(s.training_steps);
     const PathfinderBatch batch = course.batch(progress, step);
     const Rbp policy{{.stop = fixed_point::Steps{.count = course.lesson(progress).recurrent_steps},
-                      .adjoint = fixed_point::Neumann{.max_products = 12, .rtol = 0.1},
+                      .adjoint = fixed_point::Neumann{.max_products = 8, .rtol = 0.1},
                       .penalty = fixed_point::Lcp{.lambda = 0.9, .two_sided = true},
                       .on_fail = fixed_point::OnFail::report}};
     adam.options.rate = course.rate(progress);
