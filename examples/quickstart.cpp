@@ -39,7 +39,7 @@ struct Lesson {
 struct Settings {
   std::filesystem::path output = "out/quickstart";
   std::uint64_t seed = 1;
-  Index training_steps = 6500;
+  Index training_steps = 6000;
   Index batch = 4;
   double rate = 2.5e-2;
   double penalty_weight = 3;
