@@ -152,7 +152,7 @@ TEST_CASE("R4: Hutchinson's estimate of the squared Frobenius norm is unbiased w
     CHECK(std::abs(mean - exact) <= 3 * error);
   }
   CHECK(penalty_of(w, fp::Hutchinson{.probes = 4, .reduction = fp::Reduction::mean}) * 8 ==
-        doctest::Approx(penalty_of(w, fp::Hutchinson{.probes = 4, .reduction = fp::Reduction::sum})));
+        doctest::Approx(penalty_of(w, fp::Hutchinson{.probes = 4, .reduction = fp::Reduction::sum})).epsilon(1e-12));
 }
 
 TEST_CASE("R4: SpectralHinge sees the spectral radius where the LCP is blind, within 2 %") {
@@ -212,7 +212,8 @@ TEST_CASE("R2: the loss-error estimate is loss(z*) - loss(z) to three digits") {
 }
 
 TEST_CASE(
-    "R3: the spectral radius from the adjoint's products is within 5 % on rotations, Jordan blocks and random J") {
+    "R3: the spectral radius from the adjoint's products is within 5 % on rotations, Jordan blocks and random J (20 % "
+    "from the five differences of Anderson's)") {
   Matrix jordan(6);
   for (int i = 0; i < 6; ++i) jordan(i, i) = 0.9;
   jordan(0, 1) = jordan(2, 3) = jordan(4, 5) = 1;
@@ -258,7 +259,7 @@ TEST_CASE("R3: Anderson's adjoint tells each sample's spectral radius, or none w
   };
   const auto both = radii(5);
   REQUIRE(both.size() == 2);
-  CHECK(both[0] == doctest::Approx(0.1).epsilon(1e-6));
+  CHECK(both[0] == doctest::Approx(0.1).epsilon(1e-6).scale(0));
   CHECK(both[1] == doctest::Approx(0.9).epsilon(1e-6));
   CHECK(radii(1).empty());
 }
@@ -272,8 +273,8 @@ TEST_CASE("R3: a short last cycle of GMRES does not spoil the spectral radius th
 }
 
 TEST_CASE(
-    "an adjoint error's estimate is at least half of the true error, whatever the solver, both relative to the "
-    "solution") {
+    "an adjoint error's estimate, relative to the solution found, is at least half of the true error, relative to the "
+    "exact solution") {
   const Matrix cases[] = {scaled_to_radius(random_matrix(40, 1), 0.5), symmetric_matrix(40, 0.9, 2),
                           symmetric_matrix(40, 0.99, 3), non_normal_matrix(40, 0.5, 20),
                           rotation_matrix(40, 0.95, 1.2)};

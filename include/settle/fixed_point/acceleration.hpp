@@ -150,7 +150,8 @@ class AndersonIteration {
   }
 
   /// Of the matrix J of a linear map f, for each sample: J dz = dr + dz is known on the differences that are held, and
-  /// J is taken for the matrix on their span that fits that best. Empty where a sample has none, being done for long.
+  /// J is taken for the matrix on their span that fits that best. Empty where a sample holds
+  /// none: it was done early, had nothing to solve, or the safeguard has just started it again.
   Numbers spectral_radius() const {
     const std::size_t n = count_.size(), m = dz_.size();
     std::vector<std::vector<Numbers>> gram(m), image(m);
@@ -256,11 +257,18 @@ class AndersonIteration {
     }
     if (columns.empty()) return std::numeric_limits<double>::quiet_NaN();
     const std::vector<double> g = scaled(gram), h = scaled(image);
-    return growth_of_powers(columns.size(), [&](const std::vector<double>& x, std::vector<double>& y) {
-      auto row = h.begin();
-      for (double& v : y) v = std::inner_product(x.begin(), x.end(), row, 0.0), row += std::ssize(x);
-      solve(g, y);
-      for (std::size_t i = 0; i < x.size(); ++i) y[i] += x[i];
+    const std::size_t m = columns.size();
+    std::vector<double> fit;  // gram⁻¹ image, column by column
+    for (std::size_t j = 0; j < m; ++j) {
+      std::vector<double> column(m);
+      for (std::size_t i = 0; i < m; ++i) column[i] = h[i * m + j];
+      solve(g, column);
+      fit.insert(fit.end(), column.begin(), column.end());
+    }
+    return growth_of_powers(m, [&](const std::vector<double>& x, std::vector<double>& y) {
+      y = x;
+      for (std::size_t j = 0; j < m; ++j)
+        for (std::size_t i = 0; i < m; ++i) y[i] += fit[j * m + i] * x[j];
     });
   }
 

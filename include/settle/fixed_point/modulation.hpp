@@ -12,8 +12,8 @@ namespace settle::fixed_point {
 /// dead band around the target, shrinks while it is below, and fades slowly within. Every change is by a factor, so
 /// that no scale of the weight has to be known beforehand, and by a bounded one. Since the net follows a weight late,
 /// the radius is smoothed, and a weight whose radius is already on its way keeps still: with s the smoothed radius and
-/// s' where its trend leads in `horizon` updates, the factor is exp(gain (min(s, s') - target - dead_band)) above the
-/// band, exp(gain (max(s, s') - target + dead_band)) below it, and exp(-fading) within.
+/// s' where its trend leads in `horizon` updates, the logarithm of the factor is gain max(0, min(s, s') - target -
+/// dead_band) above the band, gain min(0, max(s, s') - target + dead_band) below it, and -fading within.
 class DualWeight {
  public:
   struct Settings {

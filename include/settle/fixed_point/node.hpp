@@ -313,7 +313,7 @@ class Node {
         amplification = std::max(amplification, 1 / std::abs(1 - report.spectral_radius[s]));
       else if (s < state.amplification.size())
         amplification = std::max(amplification, state.amplification[s]);
-      else  // of the one-step gradient the residual is the first ratio of the series' terms
+      else if (report.products == 0)  // the one-step gradient: the residual is the first ratio of the series' terms
         amplification = std::max(amplification, 1 / std::abs(1 - report.residuals[s]));
       report.error_estimates.push_back(report.residuals[s] * std::max(1.0, amplification));
     }

@@ -64,12 +64,13 @@ struct AdjointReport {
       residuals;  ///< |b + Jᵀ g - g| / |b| of the result, computed from scratch; Neumann: before its last term
   /// Of J, right for complex pairs: from the terms' growth (the series), the Hessenberg matrix (Gmres, Auto), a fit
   /// to the last differences (AdjointAnderson: low where they are few beside the eigenvalues that matter, empty where
-  /// a sample was done long before the last), or the whole matrix (Dense). Empty for BiCgStab, whose coefficients are
+  /// a sample holds none), or the whole matrix (Dense). Empty for BiCgStab, whose coefficients are
   /// too erratic, and for NormalCg, Phantom and Checkpointed, whose products do not tell.
   std::vector<double> spectral_radius;
   /// Of |g - exact| / |b|: the residual times 1 / (1 - lipschitz) if that was given: a bound; else times the larger of
-  /// 1 / |1 - spectral radius| and |g| / |b|: an estimate. It is low where too few products were done to see the
-  /// radius, as Terms and Phantom with a few.
+  /// 1 / |1 - spectral radius| and |g| / |b|: an estimate. Without a radius, what the solver's
+  /// own vectors show stands in its place (BiCgStab, Phantom, Terms{0}). It is low where too few products were done to
+  /// see the radius, as Terms and Phantom with a few.
   std::vector<double> error_estimates;
   double loss_error_estimate = 0;  ///< loss at the exact fixed point less the loss at z, to first order
   int products = 0;                ///< products with Jᵀ (and J) that the solver used
