@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -150,8 +149,8 @@ class AndersonIteration {
   }
 
   /// Of the matrix J of a linear map f, for each sample: J dz = dr + dz is known on the differences that are held, and
-  /// J is taken for the matrix on their span that fits that best. Empty where a sample holds
-  /// none: it was done early, had nothing to solve, or the safeguard has just started it again.
+  /// J is taken for the matrix on their span that fits that best. Empty where a sample holds none: it
+  /// was done early, had nothing to solve, or the safeguard has just started it again.
   Numbers spectral_radius() const {
     const std::size_t n = count_.size(), m = dz_.size();
     std::vector<std::vector<Numbers>> gram(m), image(m);
