@@ -34,33 +34,43 @@ build() {
   fi
 }
 
-# `run PROGRAM` runs a doctest program and adds up its test cases; a crash is a failed test case.
+# `run PROGRAM...` runs doctest programs side by side and adds up their test cases; a crash is a failed test case.
 run() {
-  local output status counts p f s start=$SECONDS
-  output=$("${fixed_layout[@]}" "$@" --no-colors 2>&1)
-  status=$?
-  echo "$output"
-  if [ $status -eq 77 ]; then  # it needs what this machine lacks, and says what
-    echo "== $1: SKIPPED"
-    skipped=$((skipped + 1))
-    return
-  fi
-  counts=$(sed -nE 's/^\[doctest\] test cases: *[0-9]+ \| *([0-9]+) passed \| *([0-9]+) failed \| *([0-9]+) skipped.*/\1 \2 \3/p' <<< "$output")
-  read -r p f s <<< "${counts:-0 0 0}"
-  if [ $status -ne 0 ] && [ "$f" -eq 0 ]; then
-    echo "== $1: ended with status $status"
-    f=1
-  fi
-  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
-  echo "== $1: ran for $((SECONDS - start)) s"
+  local program outputs=() running=() k status counts p f s start=$SECONDS
+  for program in "$@"; do
+    outputs+=("$(mktemp)")
+    "${fixed_layout[@]}" "$program" --no-colors > "${outputs[-1]}" 2>&1 &
+    running+=($!)
+  done
+  for k in "${!running[@]}"; do
+    wait "${running[k]}"
+    status=$?
+    program=${*:k+1:1}
+    cat "${outputs[k]}"
+    counts=$(sed -nE 's/^\[doctest\] test cases: *[0-9]+ \| *([0-9]+) passed \| *([0-9]+) failed \| *([0-9]+) skipped.*/\1 \2 \3/p' "${outputs[k]}")
+    rm "${outputs[k]}"
+    if [ $status -eq 77 ]; then  # it needs what this machine lacks, and says what
+      echo "== $program: SKIPPED"
+      skipped=$((skipped + 1))
+      continue
+    fi
+    read -r p f s <<< "${counts:-0 0 0}"
+    if [ $status -ne 0 ] && [ "$f" -eq 0 ]; then
+      echo "== $program: ended with status $status"
+      f=1
+    fi
+    passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+    echo "== $program: ended after $((SECONDS - start)) s"
+  done
 }
 
 # `run_all FOLDER` runs the test programs that were built there: without the CUDA toolkit there are fewer.
 run_all() {
-  local program
-  for program in settle_tests settle_map_tests settle_kernel_tests settle_cuda_tests settle_gpu_tests; do
-    if [ -x "$1/tests/$program" ]; then run "$1/tests/$program"; fi
+  local name programs=()
+  for name in settle_tests settle_map_tests settle_kernel_tests settle_cuda_tests settle_gpu_tests; do
+    if [ -x "$1/tests/$name" ]; then programs+=("$1/tests/$name"); fi
   done
+  run "${programs[@]}"
 }
 
 # The checks make compiled maps long: all programs but settle_map_tests interpret them here.
@@ -72,7 +82,7 @@ build build all -- --buildtype=release -Dexamples=enabled && run_all build
 
 build build-thread tests/settle_thread_tests tests/settle_kernel_tests -- \
   -Db_sanitize=thread --buildtype=debug -Doptimization=1 &&
-  run build-thread/tests/settle_thread_tests && run build-thread/tests/settle_kernel_tests
+  run build-thread/tests/settle_thread_tests build-thread/tests/settle_kernel_tests
 
 # One build tells both what clang++ thinks of the sources and what the sanitizers see.
 if is_present libclang-rt; then

@@ -1,5 +1,6 @@
 // The tables of docs/fixed_point.md, as Markdown: what every solver does on problems with a known answer, what an
 // adjoint product costs, and the memory of a training step. Everything but the times is the same on every machine.
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -146,16 +147,23 @@ void print_forward_table() {
   }
 }
 
-double milliseconds(const std::function<void()>& action) {
-  action();
-  double best = INFINITY;
-  for (int k = 0; k < 9; ++k) {
-    const auto start = std::chrono::steady_clock::now();
-    action();
-    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
-    best = std::min(best, took.count());
+/// The median time of each action. They are run in turn, so that a change of the machine's speed meets all of them.
+std::vector<double> milliseconds(const std::vector<std::function<void()>>& actions) {
+  constexpr std::size_t rounds = 21;
+  std::vector<std::vector<double>> times(actions.size());
+  for (std::size_t round = 0; round <= rounds; ++round)
+    for (std::size_t k = 0; k < actions.size(); ++k) {
+      const auto start = std::chrono::steady_clock::now();
+      actions[k]();
+      const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+      if (round > 0) times[k].push_back(took.count());  // the first round warms up
+    }
+  std::vector<double> medians;
+  for (auto& t : times) {
+    std::nth_element(t.begin(), t.begin() + rounds / 2, t.end());
+    medians.push_back(t[rounds / 2]);
   }
-  return best;
+  return medians;
 }
 
 void print_costs() {
@@ -166,7 +174,6 @@ void print_costs() {
   const Tensor<float> drive = uniform<float>(Shape{2, channels, 64, 64}, 0, 1, random);
   const Var<float> zero = Tensor<float>(drive.shape(), 0.f);
 
-  // A step's backward pass, all gradients, as plain back-propagation computes it.
   Tape<float> tape;
   const auto cell = on_tape(net.cell, tape);
   const Var<float> x = tape.leaf(drive), h = tape.leaf(uniform<float>(drive.shape(), 0.7, 1, random)),
@@ -174,35 +181,40 @@ void print_costs() {
   std::vector<Var<float>> everything = parameters<Var<float>>(cell);
   everything.insert(everything.end(), {x, h});
   const Var<float> ones = Tensor<float>(next.shape(), 1.f);
-  Pullback<float> full({next}, everything), pruned({next}, {h});
-  const double step = milliseconds([&] { (void)as_constants(cell)(stop_gradient(h), stop_gradient(x)); });
-  const double backward = milliseconds([&] { (void)full({ones}); });
-  const double product = milliseconds([&] { (void)pruned({ones}); });
-  std::printf("| hGRU cell, 15 x 15, %d channels, 2 x 64 x 64 | ms |\n|---|---|\n", static_cast<int>(channels));
-  std::printf("| one step | %.1f |\n| a step's backward pass, all gradients | %.1f |\n", step, backward);
-  std::printf("| one adjoint product | %.1f (%.2f of a backward pass) |\n", product, product / backward);
-
+  Pullback<float> to_state({next}, {h});
   const auto training_step = [&](const fp::Penalty& penalty, int terms) {
-    return milliseconds([&] {
+    return [&, penalty, terms] {
       Tape<float> local;
       const auto leaves = on_tape(net.cell, local);
       const auto solution = fp::solve(
           leaves, {.stop = fp::Steps{2}, .adjoint = fp::Terms{terms}, .penalty = penalty, .check_adjoint = false}, zero,
           local.leaf(drive));
       (void)grad(sum(solution.z) + solution.penalty, parameters<Var<float>>(leaves));
-    });
+    };
   };
-  const double none = training_step(fp::NoPenalty{}, 0);
-  const double products = training_step(fp::NoPenalty{}, 15) - none;
+  const auto cell_times = milliseconds({
+      [&] { (void)as_constants(cell)(stop_gradient(h), stop_gradient(x)); },
+      // As plain back-propagation computes it: nothing kept from an earlier pass.
+      [&] { (void)Pullback<float>({next}, everything)({ones}); },
+      [&] { (void)to_state({ones}); },
+      training_step(fp::NoPenalty{}, 0),
+      training_step(fp::NoPenalty{}, 15),
+      training_step(fp::Lcp{}, 0),
+      training_step(fp::Lcp{.route = fp::Route::forward_over_reverse}, 0),
+  });
+  const double backward = cell_times[1], product = cell_times[2], none = cell_times[3],
+               products = cell_times[4] - none;
+  std::printf("| hGRU cell, 15 x 15, %d channels, 2 x 64 x 64 | ms |\n|---|---|\n", static_cast<int>(channels));
+  std::printf("| one step | %.1f |\n| a step's backward pass, all gradients | %.1f |\n", cell_times[0], backward);
+  std::printf("| one adjoint product | %.1f (%.2f of a backward pass) |\n", product, product / backward);
   std::printf("| 15 adjoint products in a training step | %.1f (%.2f of a backward pass each) |\n", products,
               products / 15 / backward);
-  std::printf("| LCP, second-order tape | %.1f |\n", training_step(fp::Lcp{}, 0) - none);
-  std::printf("| LCP, forward over reverse | %.1f |\n",
-              training_step(fp::Lcp{.route = fp::Route::forward_over_reverse}, 0) - none);
+  std::printf("| LCP, second-order tape | %.1f |\n| LCP, forward over reverse | %.1f |\n", cell_times[5] - none,
+              cell_times[6] - none);
 
   const Var<float> weight = net.cell.w_gate_inh;
   const auto lcp_only = [&](fp::Route route) {
-    return milliseconds([&] {
+    return [&, route] {
       Tape<float> local;
       const Var<float> w = local.leaf(weight.value());
       const auto convolved = [](const Var<float>& z, const Var<float>& kernel, const Var<float>& input) {
@@ -213,11 +225,13 @@ void print_costs() {
           fp::solve(convolved, {.stop = fp::Steps{2}, .penalty = fp::Lcp{.lambda = -1, .route = route}}, zero, w,
                     Var<float>(drive));
       (void)grad(solution.penalty, {w});
-    });
+    };
   };
+  const auto penalty_times =
+      milliseconds({lcp_only(fp::Route::second_order_tape), lcp_only(fp::Route::forward_over_reverse)});
   std::printf("| tanh of a 15 x 15 convolution: the LCP with its gradient, second-order tape | %.1f |\n",
-              lcp_only(fp::Route::second_order_tape));
-  std::printf("| the same, forward over reverse | %.1f |\n", lcp_only(fp::Route::forward_over_reverse));
+              penalty_times[0]);
+  std::printf("| the same, forward over reverse | %.1f |\n", penalty_times[1]);
 }
 
 void print_memory() {

@@ -73,15 +73,16 @@ struct Row {
 
 /// The share of right answers in a last, unseen batch after training on the puzzle.
 double accuracy_on_the_puzzle(const fp::Adjoint& adjoint, std::uint64_t seed) {
-  constexpr Index cells = 8, channels = 6, batch = 64;
+  constexpr Index cells = 8, channels = 6;
   Random random(seed);
   Tensor<float> w = normal<float>({channels, channels, 1, 3}, 0, 0.07, random);
   for (Index c = 0; c < channels; ++c) w.mutable_data()[(c * channels + c) * 3] += 0.9f;  // what is left goes right
   Row net{w, Tensor<float>(Shape{channels, 2, 1, 1}, 0.f), Tensor<float>(Shape{channels, 1, 1}, 0.f),
           normal<float>({1, channels, 1, 1}, 0, 0.5, random)};
   Adam<float> adam({.rate = 5e-3});
-  Tensor<float> x(Shape{batch, 2, 1, cells}), answer(Shape{batch, 1, 1, 1});
   for (int step = 0;; ++step) {
+    const Index batch = step == 120 ? 64 : 16;
+    Tensor<float> x(Shape{batch, 2, 1, cells}), answer(Shape{batch, 1, 1, 1});
     for (Index n = 0; n < batch; ++n) {
       float* row = x.mutable_data() + n * 2 * cells;
       for (Index k = 0; k < 2 * cells; ++k) {
@@ -98,7 +99,8 @@ double accuracy_on_the_puzzle(const fp::Adjoint& adjoint, std::uint64_t seed) {
     const Var<float> margin = conv(slice(settled.z, 3, cells - 1, 1), taped.readout) * Var<float>(answer);
     if (step == 120) {
       const auto values = margin.value().values();
-      return static_cast<double>(std::count_if(values.begin(), values.end(), [](float m) { return m > 0; })) / batch;
+      return static_cast<double>(std::count_if(values.begin(), values.end(), [](float m) { return m > 0; })) /
+             static_cast<double>(batch);
     }
     update(net, adam, mean(map([](auto m) { return softplus(-m); }, margin)), taped);
   }
