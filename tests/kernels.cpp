@@ -268,6 +268,69 @@ TEST_CASE("copies, gathers and sparse products") {
   check_moves<double>();
 }
 
+namespace {
+
+/// Two systems in an array, each in several pieces, of which the last is short.
+template <class T>
+void check_vectors() {
+  Random random(6);
+  const Index length = 75, systems = 2;
+  const std::uint64_t n = 75, pieces = 4, count = 150;
+  const auto x = random_values<T>(systems * length, -1, 1, random), y = random_values<T>(systems * length, -1, 1, random);
+  Values<double> sums(2), expected(2);
+  for (const int squares : {0, 1}) {
+    Values<double> totals(8, std::numeric_limits<double>::quiet_NaN());
+    launch_grid(kernels::sum_products<T>(), {8, 1, 16, 1}, n, pieces, std::uint64_t{20}, squares, x.data(), y.data(),
+                totals.data());
+    launch_grid(kernels::fold_sums<double>(), kernels::fold_of({2, 4}, {2, 1}).grid(16),
+                kernels::fold_of({2, 4}, {2, 1}), totals.data(), sums.data());
+    std::fill(expected.begin(), expected.end(), 0.0);
+    for (std::size_t k = 0; k < count; ++k) {
+      const double a = static_cast<double>(x[k]), b = static_cast<double>(y[k]);
+      expected[k / n] += squares ? (a - b) * (a - b) : a * b;
+    }
+    CHECK(error_of(sums, expected, 0.0) <= 1e-14);
+  }
+
+  for (const bool with_nan : {false, true}) {
+    Values<T> values = x, largest(8);
+    T wanted = 0;
+    for (const T v : values) wanted = std::max(wanted, std::abs(v));
+    if (with_nan) values[33] = std::numeric_limits<T>::quiet_NaN();
+    launch_grid(kernels::largest_magnitudes<T>(), {8, 1, 16, 1}, count, std::uint64_t{20}, values.data(),
+                largest.data());
+    const bool found_nan = std::any_of(largest.begin(), largest.end(), [](T v) { return std::isnan(v); });
+    CHECK(found_nan == with_nan);
+    if (!with_nan) CHECK(*std::max_element(largest.begin(), largest.end()) == wanted);
+  }
+
+  // Where a number is 0, its vector is not-a-number.
+  for (const auto& [c, d] : {std::pair(0.5, -2.0), std::pair(0.0, 3.0), std::pair(1.5, 0.0), std::pair(0.0, 0.0)}) {
+    const Values<double> numbers{c, 2, d, 1};
+    Values<T> to = y, from = x;
+    if (c == 0) std::fill(to.begin(), to.begin() + length, std::numeric_limits<T>::quiet_NaN());
+    if (d == 0) std::fill(from.begin(), from.begin() + length, std::numeric_limits<T>::quiet_NaN());
+    Values<double> wanted;
+    for (std::size_t k = 0; k < count; ++k) {
+      const double a = static_cast<double>(y[k]), b = static_cast<double>(x[k]);
+      wanted.push_back(k < n ? (c == 0 ? 0 : c * a) + (d == 0 ? 0 : d * b) : 2 * a + b);
+    }
+    launch_each(kernels::mix<T>(), 150, count, n, numbers.data(), to.data(), from.data());
+    CHECK(error_of(to, wanted, 0.0) <= 1e-6);
+  }
+
+  Values<T> filled(40);
+  launch_each(kernels::fill<T>(), 40, filled.data(), std::uint64_t{40}, T(2.5));
+  CHECK(filled == Values<T>(40, T(2.5)));
+}
+
+}  // namespace
+
+TEST_CASE("the solvers' vectors: sums of products, largest magnitudes, mixtures by system") {
+  check_vectors<float>();
+  check_vectors<double>();
+}
+
 TEST_CASE("max pooling chooses as the CPU does, and its adjoint adds each window once") {
   const kernels::Windows halves{
       .planes = 3, .in = {4, 6}, .out = {2, 3}, .size = {2, 2}, .stride = {2, 2}, .padding = {0, 0}};

@@ -146,7 +146,7 @@ Var<T, D> spectral_hinge_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const
   Pullback<T, D> product(z_next, z);
   if (direction.empty()) {
     Random random(options.seed);
-    for (const auto& part : z) direction.push_back(normal<T>(part.shape(), 0, 1, random));
+    for (const auto& part : z) direction.push_back(normal<T, D>(part.shape(), 0, 1, random));
   }
   normalise(direction, systems);
   for (int k = 0; k < options.products; ++k) {
