@@ -52,25 +52,22 @@ extern "C" __global__ void __launch_bounds__(256) $(const Patches g, const real*
 template <class T>
 Kernel scatter_patches() {
   return for_scalar<T>("scatter_patches", std::string(detail::patches_text) + R"cuda(
-// The output that reads a place of an axis by a tap, or -1.
-__device__ inline int reader(const Patches& g, int axis, int place, int tap) {
-  const int from = place + g.padding[axis] - tap * g.dilation[axis];
-  return from >= 0 && from % g.stride[axis] == 0 ? from / g.stride[axis] : -1;
-}
-
 extern "C" __global__ void __launch_bounds__(256) $(const Patches g, const real* patches, real* x) {
   const int pixels = g.in[0] * g.in[1];
-  patches += uint64(blockIdx.x) * uint64(g.kernel[0] * g.kernel[1]) * uint64(g.rows) * uint64(g.width);
+  const int places = g.rows * g.width;
+  patches += uint64(blockIdx.x) * uint64(g.kernel[0] * g.kernel[1]) * uint64(places);
   x += uint64(blockIdx.x) * uint64(pixels);
   for (int pixel = int(blockIdx.y * blockDim.x + threadIdx.x); pixel < pixels; pixel += int(gridDim.y * blockDim.x)) {
+    // An output p reads row r by tap a when p stride = r + padding - a dilation.
+    const int row = pixel / g.in[1] + g.padding[0] - g.first_row * g.stride[0], column = pixel % g.in[1] + g.padding[1];
+    const real* of_tap = patches;
     real total = g.add ? x[pixel] : real(0);
-    for (int a = 0; a < g.kernel[0]; ++a) {
-      const int p = reader(g, 0, pixel / g.in[1], a) - g.first_row;
-      if (p < 0 || p >= g.rows) continue;
-      for (int b = 0; b < g.kernel[1]; ++b) {
-        const int q = reader(g, 1, pixel % g.in[1], b);
-        if (q >= 0 && q < g.width) total += patches[(uint64(a * g.kernel[1] + b) * uint64(g.rows) + uint64(p)) * uint64(g.width) + uint64(q)];
-      }
+    for (int a = 0, b = 0; a < g.kernel[0]; of_tap += places) {
+      const int down = row - a * g.dilation[0], across = column - b * g.dilation[1];
+      const int p = down / g.stride[0], q = across / g.stride[1];
+      if (down >= 0 && across >= 0 && down == p * g.stride[0] && across == q * g.stride[1] && p < g.rows && q < g.width)
+        total += of_tap[p * g.width + q];
+      if (++b == g.kernel[1]) ++a, b = 0;
     }
     x[pixel] = total;
   }
