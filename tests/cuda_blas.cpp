@@ -29,7 +29,7 @@ struct StandIn {
 
  private:
   static std::filesystem::path at(const std::filesystem::path& folder) {
-    std::filesystem::copy_file(SETTLE_FAKE_CUBLAS, folder / ("libcublas.so." + std::to_string(CUBLAS_VER_MAJOR)));
+    std::filesystem::copy_file(SETTLE_EMULATED_CUBLAS, folder / ("libcublas.so." + std::to_string(CUBLAS_VER_MAJOR)));
     return folder;
   }
 };

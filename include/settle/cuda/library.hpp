@@ -76,6 +76,14 @@ struct Runtime {
   SETTLE_FUNCTION(cudaGetDevice);
   SETTLE_FUNCTION(cudaDeviceGetAttribute);
   SETTLE_FUNCTION(cudaDeviceSynchronize);
+  SETTLE_FUNCTION(cudaStreamCreateWithFlags);
+  SETTLE_FUNCTION(cudaStreamSynchronize);
+  SETTLE_FUNCTION(cudaDeviceGetDefaultMemPool);
+  SETTLE_FUNCTION(cudaMemPoolSetAttribute);
+  SETTLE_FUNCTION(cudaMallocAsync);
+  SETTLE_FUNCTION(cudaFreeAsync);
+  SETTLE_FUNCTION(cudaMemcpyAsync);
+  SETTLE_FUNCTION(cudaMemsetAsync);
   SETTLE_FUNCTION(cudaMallocManaged);
   SETTLE_FUNCTION(cudaFree);
   SETTLE_FUNCTION(cudaLibraryLoadData);
