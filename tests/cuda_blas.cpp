@@ -109,9 +109,9 @@ TEST_CASE("the handle has the stream, the workspace and the precision that were 
   const MatrixProduct p{.rows = 1, .inner = 1, .columns = 1, .row_a = 1, .row_b = 1, .row_c = 1};
   int stream = 0;
   for (const bool tf32 : {false, true}) {
-    const cuda::Blas blas(stand_in.cublas, reinterpret_cast<cudaStream_t>(&stream), stand_in.workspace, 128, tf32);
+    const cuda::Blas blas(stand_in.cublas, reinterpret_cast<cudaStream_t>(&stream), stand_in.workspace, 128);
     CHECK(stand_in.of<int>("fake_handles") == 1);
-    blas.multiply(p, &one, &one, &result);
+    blas.multiply(p, &one, &one, &result, tf32);
     CHECK(result == 1);
     CHECK(stand_in.of<cublasComputeType_t>("fake_compute") ==
           (tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F));

@@ -131,8 +131,8 @@ __device__ inline void half_transform(int place, Load load, Store store) {
 
 /// Spectra [pair][channel][64 * 64] of tiles. Arguments: Tiles, const float* x, float* spectra; a block for each
 /// channel of each pair.
-inline Kernel transform_tiles() {
-  return for_scalar<float>("transform_tiles", detail::transform_text() + R"cuda(
+inline const Kernel& transform_tiles() {
+  static const Kernel kernel = for_scalar<float>("transform_tiles", detail::transform_text() + R"cuda(
 extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* x, Complex* spectra) {
   __shared__ Complex s[64 * 65];
   const int channel = int(blockIdx.x % unsigned(g.channels));
@@ -158,13 +158,14 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* 
                                [&](int unit, int i, Complex v) { spectra[(8 * (unit >> 6) + i) * 64 + (unit & 63)] = v; });
 }
 )cuda",
-                           {.registers = 96, .shared = 64 * 65 * 8});
+                                                 {.registers = 96, .shared = 64 * 65 * 8});
+  return kernel;
 }
 
 /// The tiles of spectra, each value times 1 / 64^2. Arguments: Tiles, const float* spectra, float* y; a block for each
 /// channel of each pair.
-inline Kernel inverse_transform_tiles() {
-  return for_scalar<float>("inverse_transform_tiles", detail::transform_text() + R"cuda(
+inline const Kernel& inverse_transform_tiles() {
+  static const Kernel kernel = for_scalar<float>("inverse_transform_tiles", detail::transform_text() + R"cuda(
 extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Complex* spectra, float* y) {
   __shared__ Complex s[64 * 65];
   const int channel = int(blockIdx.x % unsigned(g.channels));
@@ -194,13 +195,14 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Complex
                               });
 }
 )cuda",
-                           {.registers = 96, .shared = 64 * 65 * 8});
+                                                 {.registers = 96, .shared = 64 * 65 * 8});
+  return kernel;
 }
 
 /// out[p][r] = sum over s of in[p][s] weights[r weight_row + s weight_source] at each frequency; each thread has two
 /// planes and four rows. Arguments: SpectraProduct, const float* in, const float* weights, float* out.
-inline Kernel multiply_spectra() {
-  return for_scalar<float>("multiply_spectra", R"cuda(
+inline const Kernel& multiply_spectra() {
+  static const Kernel kernel = for_scalar<float>("multiply_spectra", R"cuda(
 struct Complex { float x, y; };
 struct Product { int planes, sources, rows, weight_row, weight_source, conjugate, add; };
 const int rows_at_once = 4, planes_at_once = 2, sources_at_once = 32;
@@ -246,14 +248,15 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
         out[(uint64(first_plane + p) * uint64(g.rows) + uint64(first_row + r)) * 4096 + frequency] = total[p][r];
 }
 )cuda",
-                           {.registers = 96, .shared = 4 * 32 * 32 * 8});
+                                                 {.registers = 96, .shared = 4 * 32 * 32 * 8});
+  return kernel;
 }
 
 /// out[r sources + s] = sum over p of in[p][s] conj(cotangents[p][r]) at each frequency, in the order of p, or that
 /// added to what is there; each thread has four rows and four sources. Arguments: SpectraProduct, const float* in,
 /// const float* cotangents, float* out.
-inline Kernel correlate_spectra() {
-  return for_scalar<float>("correlate_spectra", R"cuda(
+inline const Kernel& correlate_spectra() {
+  static const Kernel kernel = for_scalar<float>("correlate_spectra", R"cuda(
 struct Complex { float x, y; };
 struct Product { int planes, sources, rows, weight_row, weight_source, conjugate, add; };
 const int side = 4;
@@ -292,7 +295,8 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
         out[place(r, s)] = total[r][s];
 }
 )cuda",
-                           {.registers = 128});
+                                                 {.registers = 128});
+  return kernel;
 }
 
 /// A convolution and its two derivatives as launches of the kernels above, a chunk of images after the other;

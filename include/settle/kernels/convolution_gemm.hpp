@@ -28,8 +28,8 @@ struct Patches { int in[2], kernel[2], stride[2], padding[2], dilation[2], first
 /// patches[plane taps + tap][pixel] = the pixel of x that the tap reads, zero outside. Arguments: Patches, const T* x,
 /// T* patches; a column of blocks for each tap of each plane.
 template <class T>
-Kernel gather_patches() {
-  return for_scalar<T>("gather_patches", std::string(detail::patches_text) + R"cuda(
+const Kernel& gather_patches() {
+  static const Kernel kernel = for_scalar<T>("gather_patches", std::string(detail::patches_text) + R"cuda(
 extern "C" __global__ void __launch_bounds__(256) $(const Patches g, const real* x, real* patches) {
   const unsigned taps = unsigned(g.kernel[0] * g.kernel[1]);
   const int tap = int(blockIdx.x % taps), pixels = g.rows * g.width;
@@ -44,14 +44,15 @@ extern "C" __global__ void __launch_bounds__(256) $(const Patches g, const real*
   }
 }
 )cuda",
-                       {.registers = 48});
+                                             {.registers = 48});
+  return kernel;
 }
 
 /// The adjoint of gather_patches: each pixel adds up what was read from it, in the order of the taps, so that no two
 /// threads write one place. Arguments: Patches, const T* patches, T* x; a column of blocks for each plane.
 template <class T>
-Kernel scatter_patches() {
-  return for_scalar<T>("scatter_patches", std::string(detail::patches_text) + R"cuda(
+const Kernel& scatter_patches() {
+  static const Kernel kernel = for_scalar<T>("scatter_patches", std::string(detail::patches_text) + R"cuda(
 extern "C" __global__ void __launch_bounds__(256) $(const Patches g, const real* patches, real* x) {
   const int pixels = g.in[0] * g.in[1];
   const int places = g.rows * g.width;
@@ -73,7 +74,8 @@ extern "C" __global__ void __launch_bounds__(256) $(const Patches g, const real*
   }
 }
 )cuda",
-                       {.registers = 48});
+                                             {.registers = 48});
+  return kernel;
 }
 
 /// A convolution and its two derivatives as launches of the kernels above, `launch(kernel, grid, arguments)`, and
