@@ -5,6 +5,8 @@
 #include <cstring>
 #include <new>
 
+#include "settle/core/random.hpp"
+
 #if defined(__SANITIZE_ADDRESS__)
 #define SETTLE_ADDRESS_SANITIZER 1
 #elif defined(__has_feature)
@@ -48,6 +50,16 @@ struct Cpu {
   template <class T>
   static void fill(T* data, std::int64_t count, T value) {
     std::fill_n(data, count, value);
+  }
+
+  /// Random values in row-major order: uniform in [low, high), normal of a mean and a standard deviation.
+  template <class T>
+  static void fill_uniform(T* data, std::int64_t count, double low, double high, Random& random) {
+    std::generate_n(data, count, [&] { return static_cast<T>(random.uniform(low, high)); });
+  }
+  template <class T>
+  static void fill_normal(T* data, std::int64_t count, double mean, double deviation, Random& random) {
+    std::generate_n(data, count, [&] { return static_cast<T>(mean + deviation * random.normal()); });
   }
 
   /// Copies within the device, from the processor's memory to the device's, and back.

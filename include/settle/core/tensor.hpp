@@ -145,19 +145,20 @@ Tensor<To> cast(const Tensor<From>& x) {
   return out;
 }
 
-/// Uniform random values in [low, high), drawn in row-major order.
-template <Scalar T>
-Tensor<T> uniform(const Shape& shape, double low, double high, Random& random) {
-  Tensor<T> out(shape);
-  std::generate_n(out.mutable_data(), out.size(), [&] { return static_cast<T>(random.uniform(low, high)); });
+/// Uniform random values in [low, high), drawn in row-major order; the same numbers on every device.
+template <Scalar T, class Device = Cpu>
+Tensor<T, Device> uniform(const Shape& shape, double low, double high, Random& random) {
+  Tensor<T, Device> out(shape);
+  if (out.size() > 0) Device::fill_uniform(out.mutable_data(), out.size(), low, high, random);
   return out;
 }
 
-/// Normal random values of the given mean and standard deviation, drawn in row-major order.
-template <Scalar T>
-Tensor<T> normal(const Shape& shape, double mean, double deviation, Random& random) {
-  Tensor<T> out(shape);
-  std::generate_n(out.mutable_data(), out.size(), [&] { return static_cast<T>(mean + deviation * random.normal()); });
+/// Normal random values of the given mean and standard deviation, drawn in row-major order; the same numbers on every
+/// device, up to the rounding of its logarithm and cosine.
+template <Scalar T, class Device = Cpu>
+Tensor<T, Device> normal(const Shape& shape, double mean, double deviation, Random& random) {
+  Tensor<T, Device> out(shape);
+  if (out.size() > 0) Device::fill_normal(out.mutable_data(), out.size(), mean, deviation, random);
   return out;
 }
 

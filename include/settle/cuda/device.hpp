@@ -1,8 +1,6 @@
 #pragma once
-#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "settle/core/tensor.hpp"
 #include "settle/cuda/context.hpp"
@@ -38,12 +36,32 @@ struct Cuda {
     cuda::launch(kernel, cuda::one_each(count), data, static_cast<std::uint64_t>(count), value);
   }
 
+  template <class T>
+  static void fill_uniform(T* data, std::int64_t count, double low, double high, Random& random) {
+    static const kernels::Kernel kernel = kernels::random_uniform<T>();
+    fill_random(kernel, 2, data, count, low, high, random);
+  }
+  template <class T>
+  static void fill_normal(T* data, std::int64_t count, double mean, double deviation, Random& random) {
+    static const kernels::Kernel kernel = kernels::random_normal<T>();
+    fill_random(kernel, 4, data, count, mean, deviation, random);
+  }
+
   static void copy(void* to, const void* from, std::size_t bytes) { cuda::Context::instance().copy(to, from, bytes); }
   static void upload(void* to, const void* from, std::size_t bytes) {
     cuda::Context::instance().upload(to, from, bytes);
   }
   static void download(void* to, const void* from, std::size_t bytes) {
     cuda::Context::instance().download(to, from, bytes);
+  }
+
+ private:
+  template <class T>
+  static void fill_random(const kernels::Kernel& kernel, std::uint64_t words_each, T* data, std::int64_t count, double a,
+                          double b, Random& random) {
+    const auto n = static_cast<std::uint64_t>(count);
+    cuda::launch(kernel, cuda::one_each(count), data, n, random.seed(), random.stream(), random.words(), a, b);
+    random.skip(words_each * n);
   }
 };
 
