@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "settle/cpu/backend.hpp"
+#include "settle/cuda/convolution.hpp"
 #include "settle/cuda/device.hpp"
+#include "settle/cuda/matmul.hpp"
 #include "settle/cuda/pointwise.hpp"
 #include "settle/kernels/fold.hpp"
 #include "settle/kernels/move.hpp"
@@ -139,6 +141,25 @@ struct Backend<Cuda> {
     static const kernels::Kernel kernel = kernels::max_pool_adjoint<T>();
     if (g.planes > 0)
       cuda::launch(kernel, kernels::windows_grid(g.planes, g.in[0] * g.in[1]), of(g), positions.data(), y, x);
+  }
+
+  template <class T>
+  static void matmul(const cpu::MatmulGeometry& g, const T* a, const T* b, T* y) {
+    cuda::matmul(g, a, b, y);
+  }
+
+  template <class T>
+  static void conv_forward(const cpu::ConvGeometry& g, const T* x, const T* w, T* y, ConvAlgorithm asked, Slot of_w) {
+    cuda::conv_forward(g, x, w, y, asked, of_w);
+  }
+  template <class T>
+  static void conv_input_grad(const cpu::ConvGeometry& g, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
+                              Slot of_w) {
+    cuda::conv_input_grad(g, gy, w, gx, asked, of_w);
+  }
+  template <class T>
+  static void conv_weight_grad(const cpu::ConvGeometry& g, const T* x, const T* gy, T* gw, ConvAlgorithm asked) {
+    cuda::conv_weight_grad(g, x, gy, gw, asked);
   }
 
   template <class T>

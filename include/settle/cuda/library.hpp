@@ -114,6 +114,11 @@ struct Cublas {
       : library("libcublas.so." + std::to_string(CUBLAS_VER_MAJOR), folder) {}
   Library library;
   SETTLE_FUNCTION(cublasGetStatusString);
+  SETTLE_FUNCTION(cublasCreate_v2);
+  SETTLE_FUNCTION(cublasDestroy_v2);
+  SETTLE_FUNCTION(cublasSetStream_v2);
+  SETTLE_FUNCTION(cublasSetWorkspace_v2);
+  SETTLE_FUNCTION(cublasGemmStridedBatchedEx_64);
 };
 
 /// Convolutions, by the graph interface.
@@ -129,6 +134,10 @@ struct Cudnn {
   SETTLE_FUNCTION(cudnnBackendSetAttribute);
   SETTLE_FUNCTION(cudnnBackendGetAttribute);
   SETTLE_FUNCTION(cudnnBackendFinalize);
+  SETTLE_FUNCTION(cudnnBackendExecute);
+  SETTLE_FUNCTION(cudnnCreate);
+  SETTLE_FUNCTION(cudnnDestroy);
+  SETTLE_FUNCTION(cudnnSetStream);
 };
 
 #undef SETTLE_FUNCTION

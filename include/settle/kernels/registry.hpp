@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "settle/kernels/convolution_fft.hpp"
+#include "settle/kernels/convolution_gemm.hpp"
 #include "settle/kernels/fold.hpp"
 #include "settle/kernels/move.hpp"
 #include "settle/kernels/random.hpp"
@@ -17,7 +18,8 @@ inline std::vector<Kernel> registry() {
   const auto add = [&]<class T>(T) {
     for (Kernel kernel : {fold_sums<T>(), fold_maxima<T>(), random_uniform<T>(), random_normal<T>(), fill<T>(),
                           copy_strided<T>(), gather<T>(), multiply_along<T>(), max_pool_positions<T>(),
-                          max_pool_adjoint<T>(), sum_products<T>(), largest_magnitudes<T>(), mix<T>()})
+                          max_pool_adjoint<T>(), sum_products<T>(), largest_magnitudes<T>(), mix<T>(),
+                          gather_patches<T>(), scatter_patches<T>()})
       out.push_back(std::move(kernel));
   };
   add(float{}), add(double{});
