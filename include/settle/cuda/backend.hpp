@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -178,7 +179,7 @@ struct Backend<Cuda> {
     const unsigned blocks = kernels::groups_of(piece, size);
     Tensor<T, Cuda> found(Shape{blocks}), largest(Shape{1});
     static const kernels::Kernel kernel = kernels::largest_magnitudes<T>();
-    cuda::launch(kernel, {blocks, 1, 256, 1}, static_cast<std::uint64_t>(size), static_cast<std::uint64_t>(piece), x,
+    cuda::launch(kernel, {blocks, 1, threads_for(std::min(size, piece)), 1}, static_cast<std::uint64_t>(size), static_cast<std::uint64_t>(piece), x,
                  found.mutable_data());
     max_over(found.shape(), found.data(), largest.shape(), largest.mutable_data());
     return static_cast<double>(largest.item());
@@ -198,6 +199,11 @@ struct Backend<Cuda> {
 
  private:
   static constexpr Index piece = 8192;  ///< the elements for one block of a sum
+
+  /// The threads that share this many elements.
+  static unsigned threads_for(Index count) {
+    return std::min(256u, std::max(32u, kernels::power_of_two_from((count + 3) / 4)));
+  }
 
   static std::shared_ptr<const cuda::DeviceIndices> on_device(const Tensor<Index>& indices, Index extent) {
     const auto make = [&] { return cuda::DeviceIndices(indices, extent); };
@@ -233,7 +239,7 @@ struct Backend<Cuda> {
     const Index length = size / systems, pieces = (length + piece - 1) / piece;
     Tensor<double, Cuda> totals(Shape{systems, pieces}), sums(Shape{systems, 1});
     static const kernels::Kernel kernel = kernels::sum_products<T>(), add = kernels::fold_sums<double>();
-    cuda::launch(kernel, {kernels::groups_of(1, systems * pieces), 1, 256, 1}, static_cast<std::uint64_t>(length),
+    cuda::launch(kernel, {kernels::groups_of(1, systems * pieces), 1, threads_for(std::min(length, piece)), 1}, static_cast<std::uint64_t>(length),
                  static_cast<std::uint64_t>(pieces), static_cast<std::uint64_t>(piece), squares, x, y,
                  totals.mutable_data());
     const kernels::Fold fold = kernels::fold_of(totals.shape(), sums.shape());
