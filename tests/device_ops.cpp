@@ -7,9 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "settle/autodiff/grad.hpp"
+#include "settle/compiled_once.hpp"
 #include "settle/cuda/cuda.hpp"
-#include "settle/ops/all.hpp"
 #include "settle/ops/samples.hpp"
 
 using namespace settle;

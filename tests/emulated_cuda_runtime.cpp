@@ -3,6 +3,7 @@
 // comes to a barrier; what is asked of a stream is done at once. A test may set which errors and devices it answers.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
+#include <setjmp.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -35,11 +36,13 @@ struct Kernel {
   void (*call)(void**);
 };
 
-/// A thread of the processor that runs some of the block's threads, one after the other.
+/// A thread of the processor that runs some of the block's threads, one after the other. It is started by its context
+/// and left and entered by jumps, which, unlike swapcontext, make no call of the system.
 struct Fiber {
-  ucontext_t context{};
+  jmp_buf place;
   std::vector<char> stack = std::vector<char>(256 * 1024);
   emulated::Position thread;
+  bool started = false;
   bool waits = false;  ///< at a barrier
 };
 
@@ -48,18 +51,27 @@ struct Launch {
   const Kernel* kernel = nullptr;
   void** arguments = nullptr;
   unsigned threads = 0, next = 0;
-  ucontext_t scheduler{};
+  jmp_buf scheduler;
   std::vector<std::unique_ptr<Fiber>> free, waiting;
   Fiber* running = nullptr;
 };
 Launch* launch = nullptr;
 
+void leave(Fiber& fiber, bool waits) {
+  fiber.waits = waits;
+  if (_setjmp(fiber.place) == 0) _longjmp(launch->scheduler, 1);
+}
+
+/// What a fiber runs: never ends.
 void run_threads() {
-  emulated::State& state = *launch->kernel->program->state;
-  while (launch->next < launch->threads) {
-    const unsigned t = launch->next++;
-    state.thread = {t % state.block_size.x, t / state.block_size.x};
-    launch->kernel->call(launch->arguments);
+  for (;;) {
+    while (launch->next < launch->threads) {
+      emulated::State& state = *launch->kernel->program->state;
+      const unsigned t = launch->next++;
+      state.thread = {t % state.block_size.x, t / state.block_size.x};
+      launch->kernel->call(launch->arguments);
+    }
+    leave(*launch->running, false);
   }
 }
 
@@ -67,17 +79,23 @@ void wait_at_barrier() {
   Fiber& fiber = *launch->running;
   emulated::State& state = *launch->kernel->program->state;
   fiber.thread = state.thread;
-  fiber.waits = true;
-  swapcontext(&fiber.context, &launch->scheduler);
+  leave(fiber, true);
   state.thread = fiber.thread;
 }
 
-/// Runs a fiber until it waits or ends; returns whether it waits.
+/// Runs a fiber until it waits or has no more threads to run; returns whether it waits.
 bool resume(Launch& l, Fiber& fiber) {
   l.running = &fiber;
-  fiber.waits = false;
-  swapcontext(&l.scheduler, &fiber.context);
-  return fiber.waits;
+  if (_setjmp(l.scheduler) != 0) return l.running->waits;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fiber.stack.data();
+  context.uc_stack.ss_size = fiber.stack.size();
+  makecontext(&context, run_threads, 0);
+  setcontext(&context);
+  return false;
 }
 
 void run_block(Launch& l) {
@@ -86,11 +104,6 @@ void run_block(Launch& l) {
     if (l.free.empty()) l.free.push_back(std::make_unique<Fiber>());
     std::unique_ptr<Fiber> fiber = std::move(l.free.back());
     l.free.pop_back();
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack.data();
-    fiber->context.uc_stack.ss_size = fiber->stack.size();
-    fiber->context.uc_link = &l.scheduler;
-    makecontext(&fiber->context, run_threads, 0);
     const bool waits = resume(l, *fiber);
     (waits ? l.waiting : l.free).push_back(std::move(fiber));
   }
