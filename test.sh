@@ -58,7 +58,8 @@ run() {
 # `run_all FOLDER` runs the test programs that were built there: without the CUDA toolkit there are fewer.
 run_all() {
   local program
-  for program in settle_tests settle_map_tests settle_kernel_tests settle_cuda_tests settle_gpu_tests; do
+  for program in settle_tests settle_map_tests settle_kernel_tests settle_cuda_tests settle_emulated_device_tests \
+    settle_gpu_tests settle_gpu_op_tests; do
     if [ -x "$1/tests/$program" ]; then run "$1/tests/$program"; fi
   done
 }
