@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What to run first on a machine with a GPU: every kernel against its reference, then under compute-sanitizer where that is
-# installed. Needs g++, the CUDA toolkit and doctest's header, no Meson: `gpu_session.sh [FOLDER-WITH-doctest/doctest.h]`.
+# installed, then the times of convolutions. Needs g++, the CUDA toolkit, cuDNN, and the headers of Eigen and doctest, no
+# Meson: `gpu_session.sh [FOLDER-WITH-doctest/doctest.h-AND-Eigen]`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 toolkit=${CUDA_HOME:-/usr/local/cuda}
@@ -21,3 +22,7 @@ if [ -x "$toolkit/bin/compute-sanitizer" ]; then
 else
   echo "compute-sanitizer is not installed: memcheck and racecheck are left out"
 fi
+
+g++ -std=c++20 -O2 -Iinclude -isystem "$toolkit/include" -isystem "${1:-/usr/include/eigen3}" \
+  benchmarks/convolution_device.cpp -o "$folder/convolution_device" -ldl -lpthread
+"$folder/convolution_device"

@@ -259,6 +259,7 @@ inline const Kernel& correlate_spectra() {
   static const Kernel kernel = for_scalar<float>("correlate_spectra", R"cuda(
 struct Complex { float x, y; };
 struct Product { int planes, sources, rows, weight_row, weight_source, conjugate, add; };
+__device__ inline Complex operator+(Complex a, Complex b) { return {a.x + b.x, a.y + b.y}; }
 const int side = 4;
 
 extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Complex* in, const Complex* cotangents, Complex* out) {
@@ -268,13 +269,9 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
   const int block = int(blockIdx.x / groups * blockDim.y + threadIdx.y);
   const int first_row = block / blocks_of_sources * side, first_source = block % blocks_of_sources * side;
   if (first_row >= g.rows) return;
-  const auto place = [&](int r, int s) { return uint64((first_row + r) * g.sources + first_source + s) * 4096 + frequency; };
   Complex total[side][side];
   for (int r = 0; r < side; ++r)
-    for (int s = 0; s < side; ++s) {
-      total[r][s] = {0.0f, 0.0f};
-      if (g.add && first_row + r < g.rows && first_source + s < g.sources) total[r][s] = out[place(r, s)];
-    }
+    for (int s = 0; s < side; ++s) total[r][s] = {0.0f, 0.0f};
   for (int p = 0; p < g.planes; ++p) {
     Complex u[side], v[side];
     for (int k = 0; k < side; ++k) {
@@ -291,8 +288,10 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
   }
   for (int r = 0; r < side; ++r)
     for (int s = 0; s < side; ++s)
-      if (first_row + r < g.rows && first_source + s < g.sources)
-        out[place(r, s)] = total[r][s];
+      if (first_row + r < g.rows && first_source + s < g.sources) {
+        Complex& to = out[uint64((first_row + r) * g.sources + first_source + s) * 4096 + frequency];
+        to = g.add ? to + total[r][s] : total[r][s];
+      }
 }
 )cuda",
                                                  {.registers = 128});
