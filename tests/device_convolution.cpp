@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "settle/compiled_once.hpp"
+#include "settle/cpu/convolution.hpp"
 #include "settle/cuda/convolution.hpp"
 
 using namespace settle;

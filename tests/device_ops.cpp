@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "settle/compiled_once.hpp"
 #include "settle/cuda/cuda.hpp"
 #include "settle/ops/samples.hpp"
+#include "settle/settle.hpp"
 
 using namespace settle;
 

@@ -38,6 +38,23 @@ double difference(const std::vector<double>& a, const std::vector<double>& b) {
   return worst / scale;
 }
 
+constexpr Index batch = 2, side = 9;
+const ModelOptions small{.kernel = 5, .orientations = 2, .seed = 3};
+
+template <class T, class D>
+struct Data {
+  Var<T, D> images;
+  Tensor<T, D> target;
+};
+
+template <class T, class D>
+Data<T, D> data() {
+  Random random(1);
+  Tensor<T> target(Shape{batch, side, side}, T{0});
+  for (Index k = 0; k < target.size(); k += 3) target.mutable_data()[k] = 1;
+  return {to<D>(uniform<T>({batch, 1, side, side}, 0, 1, random)), to<D>(target)};
+}
+
 /// z -> tanh(w z + mean(v z) + x): the mean is over each sample.
 struct Step {
   template <class V>
@@ -92,6 +109,33 @@ std::vector<double> optimised(Optimiser optimiser) {
   }
   std::vector<double> out = numbers(module.a);
   append(out, module.b);
+  return out;
+}
+
+/// One step of training of a net; what it gives: objective, logits, gradients.
+template <class T, class D, class Net>
+std::vector<double> train_step(Net& net, Adam<T, D>& adam, const Data<T, D>& d, const Training& how) {
+  Tape<T, D> tape;
+  const Net taped = on_tape(net, tape);
+  const auto result = run(taped, d.images, how);
+  const auto loss = penalised(focal_loss(result.logits, d.target), result.penalty);
+  const auto gradients = grad(loss, parameters<Var<T, D>>(taped));
+  adam.step(net, gradients);
+  std::vector<double> out{static_cast<double>(loss.item())};
+  append(out, result.logits);
+  for (const auto& g : gradients) append(out, g);
+  return out;
+}
+
+/// Two steps of training, and the parameters after them.
+template <class T, class D, class Net>
+std::vector<double> trained(Net net, const Training& how) {
+  Adam<T, D> adam;
+  const auto d = data<T, D>();
+  std::vector<double> out = train_step(net, adam, d, how);
+  const auto second = train_step(net, adam, d, how);
+  out.insert(out.end(), second.begin(), second.end());
+  for (const auto& p : parameters<Var<T, D>>(net)) append(out, p);
   return out;
 }
 
@@ -150,4 +194,50 @@ TEST_CASE("the device's memory does not grow with the number of steps") {
   CHECK(six > 0);
   CHECK(peak(20) == six);
   CHECK(peak(300) == six);
+}
+
+TEST_CASE("a net trains on the device as on the CPU: through the fixed point and through time, with the penalty") {
+  const Training crbp = Rbp::released(4, 3, fixed_point::Lcp{}), cbptt = Bptt{.steps = 2, .penalty = fixed_point::Lcp{}};
+  const auto here = trained<double, Cpu>(hgru_net<double>(small), crbp);
+  CHECK(difference(trained<double, Cuda>(hgru_net<double, Cuda>(small), crbp), here) <= 1e-10);
+  // Adam makes whole steps of gradients that are all rounding.
+  CHECK(difference(trained<float, Cuda>(hgru_net<float, Cuda>(small), crbp), here) <= 1e-3);
+  CHECK(difference(trained<double, Cuda>(hgru_net<double, Cuda>(small), cbptt),
+                   trained<double, Cpu>(hgru_net<double>(small), cbptt)) <= 1e-10);
+}
+
+TEST_CASE("nets predict on the device as on the CPU") {
+  const auto logits = []<class D>(D) {
+    const auto images = data<double, D>().images;
+    std::vector<double> out = numbers(predict(conv_lstm_net<double, D>(small), images, 3));
+    auto control = feed_forward_net<double, D>(small);
+    append(out, control.train(images));
+    append(out, control(images));
+    return out;
+  };
+  CHECK(difference(logits(Cuda{}), logits(Cpu{})) <= 1e-10);
+}
+
+TEST_CASE("training on the device gives the same bits twice, and asks for no memory after a warm-up") {
+  const auto training = [] {
+    return trained<float, Cuda>(hgru_net<float, Cuda>(small), Rbp::released(4, 3, fixed_point::Lcp{}));
+  };
+  CHECK(training() == training());
+  const auto peak = [](int steps) {
+    auto net = hgru_net<float, Cuda>(small);
+    Adam<float, Cuda> adam;
+    const auto d = data<float, Cuda>();
+    const Training how = Rbp::released(steps, 3, fixed_point::Lcp{});
+    auto& memory = MemoryOf<Cuda>::instance();
+    train_step(net, adam, d, how);
+    const MemoryUse before = memory.use();
+    memory.reset_peak();
+    train_step(net, adam, d, how);
+    CHECK(memory.use().allocations == before.allocations);
+    return memory.use().peak - before.current;
+  };
+  peak(3);
+  const std::size_t six = peak(6);
+  CHECK(six > 0);
+  CHECK(peak(20) == six);
 }

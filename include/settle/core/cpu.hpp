@@ -67,6 +67,9 @@ struct Cpu {
   static void upload(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
   static void download(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
 
+  /// Waits until all that was asked of the device is done.
+  static void synchronise() {}
+
  private:
   static constexpr std::size_t huge_page = 2 * 1024 * 1024;
 

@@ -80,11 +80,10 @@ struct Backend<Cuda> {
     static auto& known = *new std::map<T, Tensor<T, Cuda>>;  // never destroyed: its memory may be gone at exit
     if (value != value) return Tensor<T, Cuda>(Shape{}, value);
     std::lock_guard lock(mutex);
+    if (const auto at = known.find(value); at != known.end()) return at->second;
     if (known.size() >= 512) known.clear();
-    const auto [at, is_new] = known.try_emplace(value);
     const MemoryTag tag("numbers");
-    if (is_new) at->second = Tensor<T, Cuda>(Shape{}, value);
-    return at->second;
+    return known.emplace(value, Tensor<T, Cuda>(Shape{}, value)).first->second;
   }
 
   template <class T>

@@ -55,6 +55,8 @@ struct Cuda {
     cuda::Context::instance().download(to, from, bytes);
   }
 
+  static void synchronise() { cuda::Context::instance().synchronise(); }
+
  private:
   template <class T>
   static void fill_random(const kernels::Kernel& kernel, std::uint64_t words_each, T* data, std::int64_t count, double a,
