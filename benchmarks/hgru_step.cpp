@@ -5,11 +5,15 @@
 #include <cstdlib>
 #include <ctime>
 #include <functional>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#ifdef SETTLE_BENCHMARK_CUDA
+#include "settle/cuda/cuda.hpp"
+#endif
 #include "settle/nn/losses.hpp"
 #include "settle/nn/released_models.hpp"
 #include "settle/optim/adam.hpp"
@@ -31,6 +35,8 @@ struct Settings {
   int steps = 20, neumann = 15, threads = ThreadPool::default_threads(), repeat = 5;
   bool float64 = false, json = false;
   bool whole = false;  ///< leave out the phases
+  std::string device = "cpu";
+  bool tf32 = false;  ///< on a CUDA device: products and convolutions may round their inputs to TF32
 
   bool unrolled() const { return algorithm == "bptt" || algorithm == "cbptt"; }
   bool penalised() const { return algorithm[0] == 'c'; }
@@ -39,7 +45,8 @@ struct Settings {
 constexpr const char* usage =
     "usage: hgru_step [--model hgru|clstm] [--kernel K] [--size S] [--batch N] [--channels C]\n"
     "                 [--algorithm bptt|cbptt|rbp|crbp] [--steps T] [--neumann M] [--threads P] [--repeat R]\n"
-    "                 [--conv-algorithm automatic|direct|gemm|fft] [--float64] [--json] [--whole]\n";
+    "                 [--conv-algorithm automatic|direct|gemm|fft] [--float64] [--json] [--whole]\n"
+    "                 [--device cpu|cuda] [--tf32]\n";
 
 Settings parse(int argc, char** argv) {
   Settings s;
@@ -58,6 +65,10 @@ Settings parse(int argc, char** argv) {
     }
     if (name == "--whole") {
       s.whole = true;
+      continue;
+    }
+    if (name == "--tf32") {
+      s.tf32 = true;
       continue;
     }
     check(k + 1 < argc, "unknown option, or one without its value: " + std::string(name));
@@ -96,6 +107,8 @@ Settings parse(int argc, char** argv) {
       s.model = choice({"hgru", "clstm"});
     else if (name == "--conv-algorithm")
       s.conv_algorithm = choice({"automatic", "direct", "gemm", "fft"});
+    else if (name == "--device")
+      s.device = choice({"cpu", "cuda"});
     else
       check(false, "unknown option " + std::string(name));
   }
@@ -159,12 +172,12 @@ Work work(const Settings& s, int steps, int taped, int products) {
           forward_passes * steps + product_passes * (products + taped) + weight_passes * taped};
 }
 
-template <class T, class Net>
+template <class T, class D, class Net>
 struct Step {
   const Settings& settings;
   Net net;
-  Adam<T> adam;
-  Tensor<T> images, target;
+  Adam<T, D> adam;
+  Tensor<T, D> images, target;
   int products = 0;  ///< of the last step's Neumann series
 
   Training training(bool with_penalty) const {
@@ -184,13 +197,19 @@ struct Step {
   enum class Until { forward, adjoint, gradient, update };
 
   void operator()(bool with_penalty, Until until) {
-    Tape<T> tape;
+    take(with_penalty, until);
+    D::synchronise();
+  }
+
+ private:
+  void take(bool with_penalty, Until until) {
+    Tape<T, D> tape;
     const Net taped = on_tape(net, tape);
-    const auto result = run(taped, Var<T>(images), training(with_penalty));
+    const auto result = run(taped, Var<T, D>(images), training(with_penalty));
     auto loss = focal_loss(result.logits, target);
     if (with_penalty) loss = penalised(loss, result.penalty);
     if (until == Until::forward) return;
-    std::vector<Var<T>> wanted = parameters<Var<T>>(taped);
+    std::vector<Var<T, D>> wanted = parameters<Var<T, D>>(taped);
     if (until == Until::adjoint) wanted = {taped.stem.conv0.bias};
     const auto gradients = grad(loss, wanted);
     if (result.report) products = result.report->adjoint.products;
@@ -198,31 +217,29 @@ struct Step {
   }
 };
 
-template <class T, class Net>
+template <class T, class D, class Net>
 void measure(const Settings& s, Net net) {
   Random random(1);
-  Step<T, Net> step{s,
-                    std::move(net),
-                    {},
-                    uniform<T>(Shape{s.batch, 1, s.size, s.size}, 0, 1, random),
-                    Tensor<T>(Shape{s.batch, s.size, s.size}, T{0})};
-  T* target = step.target.mutable_data();
-  for (Index k = 0; k < step.target.size(); ++k) target[k] = random.uniform() < 0.01 ? T{1} : T{0};
+  const auto images = uniform<T>(Shape{s.batch, 1, s.size, s.size}, 0, 1, random);
+  Tensor<T> target(Shape{s.batch, s.size, s.size}, T{0});
+  for (Index k = 0; k < target.size(); ++k) target.mutable_data()[k] = random.uniform() < 0.01 ? T{1} : T{0};
+  Step<T, D, Net> step{s, std::move(net), {}, to<D>(images), to<D>(target)};
   // A step at rate 0 takes the time of any other, and leaves the net where it is.
   step.adam.options.rate = 0;
 
-  using Until = typename Step<T, Net>::Until;
+  using Until = typename Step<T, D, Net>::Until;
   const bool penalised = s.penalised();
   const auto whole = [&] { step(penalised, Until::update); };
   whole();
   whole();
-  Memory::instance().reset_peak();
-  const auto allocations = Memory::instance().use().allocations;
+  auto& device_memory = MemoryOf<D>::instance();
+  device_memory.reset_peak();
+  const auto allocations = device_memory.use().allocations;
   const std::clock_t processor = std::clock();
   const double seconds = median_seconds(s.repeat, whole);
   const double processor_seconds = static_cast<double>(std::clock() - processor) / CLOCKS_PER_SEC / s.repeat;
-  const auto memory = Memory::instance().use();
-  const auto by_tag = Memory::instance().use_by_tag();
+  const auto memory = device_memory.use();
+  const auto by_tag = device_memory.use_by_tag();
   if (!s.unrolled() && step.products != std::max(1, s.neumann))
     throw std::runtime_error("only " + std::to_string(step.products) + " Neumann products were done");
 
@@ -244,19 +261,21 @@ void measure(const Settings& s, Net net) {
   }
   const double bytes =
       done.state_passes * static_cast<double>(s.batch * s.channels * s.size * s.size) * static_cast<double>(sizeof(T));
-  const double peak = peak_flops<T>(s.threads);
+  const double peak = s.device == "cpu" ? peak_flops<T>(s.threads) : 0;
 
   if (s.json) {
     std::printf(
-        "{\"model\": \"%s\", \"algorithm\": \"%s\", \"kernel\": %ld, \"size\": %ld, \"batch\": %ld, \"channels\": %ld, "
+        "{\"device\": \"%s\", \"model\": \"%s\", \"algorithm\": \"%s\", \"kernel\": %ld, \"size\": %ld, \"batch\": "
+        "%ld, \"channels\": %ld, "
         "\"steps\": %d, \"neumann\": %d, \"threads\": %d, \"type\": \"%s\", \"conv_algorithm\": \"%s\", "
         "\"seconds\": %.6g, \"processor_seconds\": %.6g, \"forward\": %.6g, \"adjoint\": %.6g, \"weight_gradients\": "
         "%.6g, \"penalty\": %.6g, "
         "\"optimiser\": %.6g, \"flops\": %.6g, \"bytes\": %.6g, \"peak_flops\": %.6g, \"fraction_of_peak\": %.4g, "
         "\"peak_bytes\": %zu, \"allocations\": %zu, \"peak_bytes_by_tag\": {",
-        s.model.c_str(), s.algorithm.c_str(), s.kernel, s.size, s.batch, s.channels, s.steps, s.neumann, s.threads,
-        scalar_name<T>(), s.conv_algorithm.c_str(), seconds, processor_seconds, forward, adjoint, weights, penalty,
-        optimiser, done.flops, bytes, peak, done.flops / seconds / peak, memory.peak, memory.allocations - allocations);
+        s.device.c_str(), s.model.c_str(), s.algorithm.c_str(), s.kernel, s.size, s.batch, s.channels, s.steps,
+        s.neumann, s.threads, scalar_name<T>(), s.conv_algorithm.c_str(), seconds, processor_seconds, forward, adjoint,
+        weights, penalty, optimiser, done.flops, bytes, peak, peak > 0 ? done.flops / seconds / peak : 0, memory.peak,
+        memory.allocations - allocations);
     const char* separator = "";
     for (const auto& [tag, use] : by_tag) {
       std::printf("%s\"%s\": %zu", separator, tag.c_str(), use.peak);
@@ -265,9 +284,9 @@ void measure(const Settings& s, Net net) {
     std::printf("}}\n");
     return;
   }
-  std::printf("%s %s, %ldx%ld kernel, %ld x %ld x %ldx%ld, %d steps, %d products, %s, %d threads\n", s.model.c_str(),
-              s.algorithm.c_str(), s.kernel, s.kernel, s.batch, s.channels, s.size, s.size, s.steps,
-              s.unrolled() ? 0 : s.neumann, scalar_name<T>(), s.threads);
+  std::printf("%s %s on %s, %ldx%ld kernel, %ld x %ld x %ldx%ld, %d steps, %d products, %s, %d threads\n",
+              s.model.c_str(), s.algorithm.c_str(), s.device.c_str(), s.kernel, s.kernel, s.batch, s.channels, s.size,
+              s.size, s.steps, s.unrolled() ? 0 : s.neumann, scalar_name<T>(), s.threads);
   std::printf("  %-22s %10.2f ms\n", "whole step", 1e3 * seconds);
   for (const auto& [name, value] : {std::pair{"forward", forward},
                                     {"adjoint", adjoint},
@@ -275,8 +294,10 @@ void measure(const Settings& s, Net net) {
                                     {"penalty", penalty},
                                     {"optimiser", optimiser}})
     std::printf("    %-20s %10.2f ms\n", name, 1e3 * value);
-  std::printf("  %-22s %10.2f GFLOP by the definition, %.0f GFLOP/s, %.2f of the peak of %.0f\n", "arithmetic",
-              1e-9 * done.flops, 1e-9 * done.flops / seconds, done.flops / seconds / peak, 1e-9 * peak);
+  std::printf("  %-22s %10.2f GFLOP by the definition, %.0f GFLOP/s", "arithmetic", 1e-9 * done.flops,
+              1e-9 * done.flops / seconds);
+  if (peak > 0) std::printf(", %.2f of the peak of %.0f", done.flops / seconds / peak, 1e-9 * peak);
+  std::printf("\n");
   std::printf("  %-22s %10.2f MB in %.0f passes over a state, %.1f GB/s\n", "traffic", 1e-6 * bytes, done.state_passes,
               1e-9 * bytes / seconds);
   std::printf("  %-22s %10.2f MB, %zu blocks asked of the system in %d steps\n", "peak of memory",
@@ -285,13 +306,21 @@ void measure(const Settings& s, Net net) {
     std::printf("    %-20s %10.2f MB\n", tag.c_str(), 1e-6 * static_cast<double>(use.peak));
 }
 
-template <class T>
+template <class T, class D>
 void measure(const Settings& s) {
   const ModelOptions options{.kernel = s.kernel, .orientations = (s.channels - 1) / 2};
   if (s.model == "hgru")
-    measure<T>(s, hgru_net<T>(options));
+    measure<T, D>(s, hgru_net<T, D>(options));
   else
-    measure<T>(s, conv_lstm_net<T>(options));
+    measure<T, D>(s, conv_lstm_net<T, D>(options));
+}
+
+template <class D>
+void measure_on(const Settings& s) {
+  if (s.float64)
+    measure<double, D>(s);
+  else
+    measure<float, D>(s);
 }
 
 }  // namespace
@@ -301,10 +330,17 @@ int main(int argc, char** argv) {
     const Settings settings = parse(argc, argv);
     ThreadPool::instance().resize(settings.threads);
     const PreferredConvAlgorithm preferred(conv_algorithm(settings.conv_algorithm));
-    if (settings.float64)
-      measure<double>(settings);
-    else
-      measure<float>(settings);
+    if (settings.device == "cpu") {
+      measure_on<Cpu>(settings);
+    } else {
+#ifdef SETTLE_BENCHMARK_CUDA
+      std::optional<cuda::AllowTf32> allow;
+      if (settings.tf32) allow.emplace();
+      measure_on<Cuda>(settings);
+#else
+      throw std::invalid_argument("this program was built without the CUDA toolkit's headers");
+#endif
+    }
   } catch (const std::exception& e) {
     std::fprintf(stderr, "hgru_step: %s\n%s", e.what(), usage);
     return 1;

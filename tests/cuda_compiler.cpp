@@ -4,24 +4,20 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <map>
 #include <string>
 #include <vector>
 
 #include "errors.hpp"
-#include "kernel_cases.hpp"
 #include "settle/cuda/cache.hpp"
 #include "temporary_folder.hpp"
 
 using namespace settle;
-using kernels::Kernel;
 
 // The toolkit's libraries keep some memory for good.
 extern "C" const char* __lsan_default_suppressions() { return "leak:libcublas\nleak:libcudnn\n"; }
 
 namespace {
 
-const std::string architectures[] = {"sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"};
 const char* const adding = "extern \"C\" __global__ void add(float* x) { x[threadIdx.x] += 1; }\n";
 
 /// The compiler of this machine, or null, said once in words, where only the headers are installed.
@@ -49,31 +45,6 @@ void write(const std::filesystem::path& path, const std::string& contents) {
 }
 
 }  // namespace
-
-TEST_CASE("every kernel compiles for every architecture without a word, without spills and within its bounds") {
-  const cuda::Nvrtc* nvrtc = compiler();
-  if (!nvrtc) return;
-  const std::vector<Kernel> all = kernel_cases::all_kernels();
-  for (const std::string& architecture : architectures) {
-    CAPTURE(architecture);
-    const cuda::Binary binary = cuda::compile(*nvrtc, kernels::source(all), architecture);
-    CHECK(
-        binary.code.starts_with("\x7f"
-                                "ELF"));
-    std::map<std::string, cuda::Resources> resources;
-    for (const auto& r : binary.resources) resources[r.kernel] = r;
-    CHECK(resources.size() == all.size());
-    for (const Kernel& kernel : all) {
-      CAPTURE(kernel.name);
-      REQUIRE(resources.count(kernel.name) == 1);
-      const cuda::Resources& r = resources[kernel.name];
-      CHECK(r.registers > 0);
-      CHECK(r.registers <= kernel.bounds.registers);
-      CHECK(r.shared <= kernel.bounds.shared);
-      CHECK(r.spilled == 0);
-    }
-  }
-}
 
 TEST_CASE("spills and shared memory are read from the assembler's report") {
   const cuda::Nvrtc* nvrtc = compiler();

@@ -110,3 +110,26 @@ TEST_CASE("a plan that does not exist, or a shape that cuDNN refuses, is an erro
   CHECK(contains(plan(wrong, {}), "[cudnn] could not"));
   CHECK(contains(error_of([&] { cuda::device_of_description(described.cudnn, "{}"); }), "[cudnn] could not"));
 }
+
+TEST_CASE("plans are made once, and a refusal is remembered as one") {
+  const Described described(900, 132, 232448);
+  if (!described.reason.empty()) return;
+  cuda::ConvPlans plans(described.cudnn, described.device.front());
+  const auto* plan = plans.find<float>(same(25, 25, 5), ConvProduct::convolution);
+  REQUIRE(plan);
+  CHECK(plans.find<float>(same(25, 25, 5), ConvProduct::convolution) == plan);
+  CHECK(plans.find<float>(same(25, 25, 5), ConvProduct::input_gradient) != plan);
+  CHECK(plans.find<float>(same(25, 25, 3), ConvProduct::convolution) != plan);
+  cuda::ConvPlans none(described.cudnn, described.device.front(), {.workspace_limit = -1});
+  for (int k = 0; k < 2; ++k) CHECK(!none.find<float>(same(25, 25, 5), ConvProduct::convolution));
+}
+
+TEST_CASE("what an execution is told is accepted, and what cannot be executed without a device says so") {
+  const Described described(900, 132, 232448);
+  if (!described.reason.empty()) return;
+  float x = 0, w = 0, y = 0;
+  CHECK_NOTHROW(cuda::variant_pack(described.cudnn, &x, &w, &y, nullptr));
+  const std::string said = error_of([&] { cuda::CudnnHandle(described.cudnn, nullptr); });
+  MESSAGE("this machine: " << said);
+  CHECK((said == "no error" || contains(said, "[cudnn] could not make a handle: ")));
+}

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "errors.hpp"
+#include "settle/cuda/compiler.hpp"
 #include "settle/cuda/probe.hpp"
 #include "settle/cuda/program.hpp"
 #include "temporary_folder.hpp"
@@ -13,11 +14,12 @@ using cuda::Status;
 
 namespace {
 
-/// The fake run-time library under the name that is looked for.
+/// The stand-in libraries under the names that are looked for.
 struct FakeRuntime {
   FakeRuntime() {
-    const std::string name = "libcudart.so." + std::to_string(CUDART_VERSION / 1000);
-    std::filesystem::copy_file(SETTLE_FAKE_CUDA_RUNTIME, folder.path() / name);
+    const std::string version = ".so." + std::to_string(CUDART_VERSION / 1000);
+    std::filesystem::copy_file(SETTLE_EMULATED_CUDA_RUNTIME, folder.path() / ("libcudart" + version));
+    std::filesystem::copy_file(SETTLE_EMULATED_NVRTC, folder.path() / ("libnvrtc" + version));
   }
   TemporaryFolder folder;
 };
@@ -90,7 +92,9 @@ TEST_CASE("kernels are found by name and launched over their grid; what the libr
   int& error = *runtime.library.find<int>("fake_error");
   error = cudaSuccess;
   CHECK(cuda::architecture(runtime) == "sm_91");
-  cuda::Program program(runtime, "code");
+  const std::string code =
+      cuda::compile(cuda::Nvrtc(fake.folder.path()), "extern \"C\" __global__ void known() {}\n", "sm_91").code;
+  cuda::Program program(runtime, code);
   program.launch({"known", "", {}}, {3, 2, 64, 4}, nullptr);
   program.launch({"known", "", {}}, {1, 5, 32, 1}, nullptr);
   CHECK(*runtime.library.find<int>("fake_launches") == 2);
@@ -102,7 +106,7 @@ TEST_CASE("kernels are found by name and launched over their grid; what the libr
           }) == "[cuda] could not find the kernel unknown: cudaErrorOfTheTest: an error of the test");
   error = cudaErrorInvalidConfiguration;
   CHECK(contains(error_of([&] { program.launch({"known", "", {}}, {}, nullptr); }), "[cuda] could not launch known: "));
-  CHECK(contains(error_of([&] { cuda::Program(runtime, "code"); }), "[cuda] could not load kernels: "));
+  CHECK(contains(error_of([&] { cuda::Program(runtime, code); }), "[cuda] could not load kernels: "));
   CHECK(contains(error_of([&] { cuda::architecture(runtime); }), "[cuda] could not find the current device: "));
   error = cudaSuccess;
 }

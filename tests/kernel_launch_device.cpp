@@ -3,15 +3,9 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include "kernel_launch.hpp"
 
-#include <doctest/doctest.h>
-
-#include <cstdio>
-#include <cstdlib>
-#include <string>
-
+#include "device_main.hpp"
 #include "kernel_cases.hpp"
 #include "settle/cuda/cache.hpp"
-#include "settle/cuda/probe.hpp"
 #include "settle/cuda/program.hpp"
 
 using namespace settle;
@@ -49,12 +43,4 @@ void launch(const kernels::Kernel& kernel, const kernels::Grid& grid, void** arg
   cuda::check(runtime(), runtime().cudaDeviceSynchronize(), ("run " + kernel.name).c_str());
 }
 
-int main(int count, char** arguments) {
-  const cuda::Probe probe = cuda::probe(runtime());
-  std::printf("%s\n", probe.sentence.c_str());
-  if (probe.status == cuda::Status::ready) return doctest::Context(count, arguments).run();
-  const char* required = std::getenv("SETTLE_REQUIRE_GPU");
-  const bool failure = required && std::string(required) == "1";
-  std::printf(failure ? "failed: SETTLE_REQUIRE_GPU is 1\n" : "skipped\n");
-  return failure ? 1 : 77;
-}
+int main(int count, char** arguments) { return run_on_device(runtime(), count, arguments); }

@@ -268,6 +268,69 @@ TEST_CASE("copies, gathers and sparse products") {
   check_moves<double>();
 }
 
+namespace {
+
+/// Two systems in an array, each in several pieces, of which the last is short.
+template <class T>
+void check_vectors() {
+  Random random(6);
+  const Index length = 75, systems = 2;
+  const std::uint64_t n = 75, pieces = 4, count = 150;
+  const auto x = random_values<T>(systems * length, -1, 1, random), y = random_values<T>(systems * length, -1, 1, random);
+  Values<double> sums(2), expected(2);
+  for (const int squares : {0, 1}) {
+    Values<double> totals(8, std::numeric_limits<double>::quiet_NaN());
+    launch_grid(kernels::sum_products<T>(), {8, 1, 16, 1}, n, pieces, std::uint64_t{20}, squares, x.data(), y.data(),
+                totals.data());
+    launch_grid(kernels::fold_sums<double>(), kernels::fold_of({2, 4}, {2, 1}).grid(16),
+                kernels::fold_of({2, 4}, {2, 1}), totals.data(), sums.data());
+    std::fill(expected.begin(), expected.end(), 0.0);
+    for (std::size_t k = 0; k < count; ++k) {
+      const double a = static_cast<double>(x[k]), b = static_cast<double>(y[k]);
+      expected[k / n] += squares ? (a - b) * (a - b) : a * b;
+    }
+    CHECK(error_of(sums, expected, 0.0) <= 1e-14);
+  }
+
+  for (const bool with_nan : {false, true}) {
+    Values<T> values = x, largest(8);
+    T wanted = 0;
+    for (const T v : values) wanted = std::max(wanted, std::abs(v));
+    if (with_nan) values[33] = std::numeric_limits<T>::quiet_NaN();
+    launch_grid(kernels::largest_magnitudes<T>(), {8, 1, 16, 1}, count, std::uint64_t{20}, values.data(),
+                largest.data());
+    const bool found_nan = std::any_of(largest.begin(), largest.end(), [](T v) { return std::isnan(v); });
+    CHECK(found_nan == with_nan);
+    if (!with_nan) CHECK(*std::max_element(largest.begin(), largest.end()) == wanted);
+  }
+
+  // Where a number is 0, its vector is not-a-number.
+  for (const auto& [c, d] : {std::pair(0.5, -2.0), std::pair(0.0, 3.0), std::pair(1.5, 0.0), std::pair(0.0, 0.0)}) {
+    const Values<double> numbers{c, 2, d, 1};
+    Values<T> to = y, from = x;
+    if (c == 0) std::fill(to.begin(), to.begin() + length, std::numeric_limits<T>::quiet_NaN());
+    if (d == 0) std::fill(from.begin(), from.begin() + length, std::numeric_limits<T>::quiet_NaN());
+    Values<double> wanted;
+    for (std::size_t k = 0; k < count; ++k) {
+      const double a = static_cast<double>(y[k]), b = static_cast<double>(x[k]);
+      wanted.push_back(k < n ? (c == 0 ? 0 : c * a) + (d == 0 ? 0 : d * b) : 2 * a + b);
+    }
+    launch_each(kernels::mix<T>(), 150, count, n, numbers.data(), to.data(), from.data());
+    CHECK(error_of(to, wanted, 0.0) <= 1e-6);
+  }
+
+  Values<T> filled(40);
+  launch_each(kernels::fill<T>(), 40, filled.data(), std::uint64_t{40}, T(2.5));
+  CHECK(filled == Values<T>(40, T(2.5)));
+}
+
+}  // namespace
+
+TEST_CASE("the solvers' vectors: sums of products, largest magnitudes, mixtures by system") {
+  check_vectors<float>();
+  check_vectors<double>();
+}
+
 TEST_CASE("max pooling chooses as the CPU does, and its adjoint adds each window once") {
   const kernels::Windows halves{
       .planes = 3, .in = {4, 6}, .out = {2, 3}, .size = {2, 2}, .stride = {2, 2}, .padding = {0, 0}};
@@ -284,89 +347,167 @@ TEST_CASE("max pooling chooses as the CPU does, and its adjoint adds each window
 
 namespace {
 
-/// All three products of an convolution against plain loops.
-void check_convolution(const cpu::ConvGeometry& g) {
-  Random random(5);
-  const kernels::FftConvolution convolution(g, 16);
-  const auto x = random_values<float>(g.in_size(), -1, 1, random),
-             w = random_values<float>(g.weight_size(), -1, 1, random),
-             dy = random_values<float>(g.out_size(), -1, 1, random);
-  Values<double> y(dy.size()), dx(x.size()), dw(w.size());
-  for (Index n = 0; n < g.batch; ++n)
-    for (Index o = 0; o < g.out_channels; ++o)
-      for (Index c = 0; c < g.in_channels; ++c)
-        for (Index i = 0; i < g.out_height(); ++i)
-          for (Index j = 0; j < g.out_width(); ++j)
-            for (Index a = 0; a < g.kernel_height; ++a)
-              for (Index b = 0; b < g.kernel_width; ++b) {
-                const Index row = i + a - g.pad_h, column = j + b - g.pad_w;
-                if (row < 0 || row >= g.in_height || column < 0 || column >= g.in_width) continue;
-                const auto in =
-                    static_cast<std::size_t>(((n * g.in_channels + c) * g.in_height + row) * g.in_width + column);
-                const auto out =
-                    static_cast<std::size_t>(((n * g.out_channels + o) * g.out_height() + i) * g.out_width() + j);
-                const auto tap =
-                    static_cast<std::size_t>(((o * g.in_channels + c) * g.kernel_height + a) * g.kernel_width + b);
-                y[out] += static_cast<double>(x[in]) * static_cast<double>(w[tap]);
-                dx[in] += static_cast<double>(dy[out]) * static_cast<double>(w[tap]);
-                dw[tap] += static_cast<double>(x[in]) * static_cast<double>(dy[out]);
-              }
+/// Operands of a convolution, and its three products by plain loops.
+template <class T>
+struct Convolution {
+  Values<T> x, w, dy;
+  Values<double> y, dx, dw;
 
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  const auto undefined = [&](std::size_t size) { return Values<float>(size, nan); };
-  auto spectra = undefined(static_cast<std::size_t>(convolution.weight_spectra()));
-  const auto scratch = [&] { return undefined(static_cast<std::size_t>(convolution.scratch())); };
-  auto got_y = undefined(y.size()), got_dx = undefined(dx.size()), got_dw = undefined(dw.size());
-  convolution.transform_weights(launch, w.data(), spectra.data());
-  convolution.convolve(launch, x.data(), spectra.data(), got_y.data(), scratch().data());
-  CHECK(error_of(got_y, y, 0.0) <= 1e-6);
-  convolution.input_gradient(launch, dy.data(), spectra.data(), got_dx.data(), scratch().data());
-  CHECK(error_of(got_dx, dx, 0.0) <= 1e-6);
-  convolution.weight_gradient(launch, x.data(), dy.data(), got_dw.data(), scratch().data());
-  CHECK(error_of(got_dw, dw, 0.0) <= 1e-6);
+  explicit Convolution(const cpu::ConvGeometry& g) {
+    Random random(5);
+    x = random_values<T>(g.in_size(), -1, 1, random), w = random_values<T>(g.weight_size(), -1, 1, random);
+    dy = random_values<T>(g.out_size(), -1, 1, random);
+    y.resize(dy.size()), dx.resize(x.size()), dw.resize(w.size());
+    const Index inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
+    for (Index n = 0; n < g.batch; ++n)
+      for (Index o = 0; o < g.out_channels; ++o)
+        for (Index c = 0; c < inputs; ++c)
+          for (Index i = 0; i < g.out_height(); ++i)
+            for (Index j = 0; j < g.out_width(); ++j)
+              for (Index a = 0; a < g.kernel_height; ++a)
+                for (Index b = 0; b < g.kernel_width; ++b) {
+                  const Index row = i * g.stride_h + a * g.dilation_h - g.pad_h;
+                  const Index column = j * g.stride_w + b * g.dilation_w - g.pad_w;
+                  if (row < 0 || row >= g.in_height || column < 0 || column >= g.in_width) continue;
+                  const Index channel = o / outputs * inputs + c;
+                  const auto in = static_cast<std::size_t>(
+                      ((n * g.in_channels + channel) * g.in_height + row) * g.in_width + column);
+                  const auto out =
+                      static_cast<std::size_t>(((n * g.out_channels + o) * g.out_height() + i) * g.out_width() + j);
+                  const auto tap =
+                      static_cast<std::size_t>(((o * inputs + c) * g.kernel_height + a) * g.kernel_width + b);
+                  y[out] += static_cast<double>(x[in]) * static_cast<double>(w[tap]);
+                  dx[in] += static_cast<double>(dy[out]) * static_cast<double>(w[tap]);
+                  dw[tap] += static_cast<double>(x[in]) * static_cast<double>(dy[out]);
+                }
+  }
+};
+
+template <class T>
+Values<T> undefined(Index size) {
+  return Values<T>(static_cast<std::size_t>(size), std::numeric_limits<T>::quiet_NaN());
+}
+
+/// All three products by tiles against plain loops, with `images` in a chunk.
+void check_tiles(const cpu::ConvGeometry& g, Index images) {
+  const Convolution<float> expected(g);
+  const kernels::FftConvolution convolution(g, images, 16);
+  auto spectra = undefined<float>(convolution.weight_spectra());
+  const auto scratch = [&] { return undefined<float>(convolution.scratch()); };
+  auto y = undefined<float>(g.out_size()), dx = undefined<float>(g.in_size()), dw = undefined<float>(g.weight_size());
+  convolution.transform_weights(launch, expected.w.data(), spectra.data());
+  convolution.convolve(launch, expected.x.data(), spectra.data(), y.data(), scratch().data());
+  CHECK(error_of(y, expected.y, 0.0) <= 1e-6);
+  convolution.input_gradient(launch, expected.dy.data(), spectra.data(), dx.data(), scratch().data());
+  CHECK(error_of(dx, expected.dx, 0.0) <= 1e-6);
+  convolution.weight_gradient(launch, expected.x.data(), expected.dy.data(), dw.data(), scratch().data());
+  CHECK(error_of(dw, expected.dw, 0.0) <= 1e-6);
+}
+
+/// A batch of products of matrices by its definition.
+template <class T>
+void multiply_plainly(const kernels::MatrixProduct& p, const T* a, const T* b, T* c) {
+  for (Index n = 0; n < p.batch; ++n)
+    for (Index i = 0; i < p.rows; ++i)
+      for (Index j = 0; j < p.columns; ++j) {
+        T& to = c[n * p.next_c + i * p.row_c + j];
+        T sum = p.add ? to : T(0);
+        for (Index k = 0; k < p.inner; ++k)
+          sum += a[n * p.next_a + (p.transpose_a ? k * p.row_a + i : i * p.row_a + k)] *
+                 b[n * p.next_b + (p.transpose_b ? j * p.row_b + k : k * p.row_b + j)];
+        to = sum;
+      }
+}
+
+/// All three products by matrices against plain loops, in scratch of about `limit` values.
+template <class T>
+void check_matrices(const cpu::ConvGeometry& g, Index limit) {
+  CAPTURE(limit);
+  const Convolution<T> expected(g);
+  const kernels::GemmConvolution<T> convolution(g, limit, 16);
+  const auto scratch = [&] { return undefined<T>(convolution.scratch()); };
+  auto y = undefined<T>(g.out_size()), dx = undefined<T>(g.in_size()), dw = undefined<T>(g.weight_size());
+  const auto multiply = [](auto... arguments) { multiply_plainly<T>(arguments...); };
+  const double tolerance = sizeof(T) == sizeof(float) ? 2e-6 : 1e-14;
+  convolution.convolve(launch, multiply, expected.x.data(), expected.w.data(), y.data(), scratch().data());
+  CHECK(error_of(y, expected.y, 0.0) <= tolerance);
+  convolution.input_gradient(launch, multiply, expected.dy.data(), expected.w.data(), dx.data(), scratch().data());
+  CHECK(error_of(dx, expected.dx, 0.0) <= tolerance);
+  convolution.weight_gradient(launch, multiply, expected.x.data(), expected.dy.data(), dw.data(), scratch().data());
+  CHECK(error_of(dw, expected.dw, 0.0) <= tolerance);
 }
 
 }  // namespace
 
 TEST_CASE("a convolution by tiles agrees with plain loops in all three products") {
-  // Several tiles each way, an odd number of them, more channels than a thread takes at once; sizes smaller than a
-  // tile; no padding; an even kernel; more sources than one slab.
-  check_convolution({.batch = 3,
-                     .in_channels = 2,
-                     .in_height = 57,
-                     .in_width = 20,
-                     .out_channels = 5,
-                     .kernel_height = 15,
-                     .kernel_width = 9,
-                     .pad_h = 7,
-                     .pad_w = 4});
-  if (!thread_sanitizer) {
-    check_convolution({.batch = 1,
-                       .in_channels = 5,
-                       .in_height = 9,
-                       .in_width = 11,
-                       .out_channels = 2,
-                       .kernel_height = 5,
-                       .kernel_width = 5,
-                       .pad_h = 2,
-                       .pad_w = 2});
-    check_convolution({.batch = 2,
-                       .in_channels = 1,
-                       .in_height = 20,
-                       .in_width = 70,
-                       .out_channels = 1,
-                       .kernel_height = 4,
-                       .kernel_width = 6});
-    check_convolution({.batch = 2,
-                       .in_channels = 33,
-                       .in_height = 6,
-                       .in_width = 6,
-                       .out_channels = 1,
-                       .kernel_height = 3,
-                       .kernel_width = 3,
-                       .pad_h = 1,
-                       .pad_w = 1});
+  // Several tiles each way, an odd number of them, more channels than a thread takes at once, all images at once and
+  // chunk by chunk; sizes smaller than a tile; no padding; an even kernel; more sources than one slab.
+  const cpu::ConvGeometry several{.batch = 3,
+                                  .in_channels = 2,
+                                  .in_height = 57,
+                                  .in_width = 20,
+                                  .out_channels = 5,
+                                  .kernel_height = 15,
+                                  .kernel_width = 9,
+                                  .pad_h = 7,
+                                  .pad_w = 4};
+  check_tiles(several, 3);
+  if (thread_sanitizer) return;
+  check_tiles(several, 2);
+  check_tiles({.batch = 1,
+               .in_channels = 5,
+               .in_height = 9,
+               .in_width = 11,
+               .out_channels = 2,
+               .kernel_height = 5,
+               .kernel_width = 5,
+               .pad_h = 2,
+               .pad_w = 2},
+              1);
+  check_tiles({.batch = 2,
+               .in_channels = 1,
+               .in_height = 20,
+               .in_width = 70,
+               .out_channels = 1,
+               .kernel_height = 4,
+               .kernel_width = 6},
+              1);
+  check_tiles({.batch = 2,
+               .in_channels = 33,
+               .in_height = 6,
+               .in_width = 6,
+               .out_channels = 1,
+               .kernel_height = 3,
+               .kernel_width = 3,
+               .pad_h = 1,
+               .pad_w = 1},
+              2);
+}
+
+TEST_CASE("a convolution by products of matrices agrees with plain loops in all three products") {
+  const cpu::ConvGeometry geometries[] = {
+      {3, 2, 7, 9, 4, 3, 3, 1, 1, 1, 1},
+      {2, 3, 9, 8, 2, 3, 2, 2, 3, 1, 0},           // strides
+      {2, 2, 11, 12, 3, 3, 2, 1, 1, 2, 3, 2, 3},   // dilations, and padding that some taps never leave
+      {2, 2, 9, 10, 2, 2, 3, 3, 2, 1, 2, 2, 2},    // both
+      {3, 4, 5, 6, 6, 3, 3, 2, 2, 1, 1, 1, 1, 2},  // fewer groups than images
+      {1, 4, 5, 6, 8, 3, 3, 1, 1, 1, 1, 1, 1, 4},  // and more
+      {2, 3, 4, 5, 4, 1, 1},                       // nothing to gather
+      {2, 4, 4, 5, 4, 1, 1, 1, 1, 0, 0, 1, 1, 2},
+      {2, 3, 5, 5, 2, 1, 1, 2, 2, 1, 0},  // a 1 x 1 kernel with something to gather
+      {1, 1, 2, 3, 1, 5, 5, 1, 1, 2, 2},  // a kernel larger than the image
+  };
+  for (const cpu::ConvGeometry& g : geometries) {
+    CAPTURE(&g - geometries);
+    const Index image = g.in_channels * g.taps() * g.out_pixels(), row = image / g.out_height();
+    check_matrices<float>(g, g.batch * image);
+    if (thread_sanitizer) continue;
+    // All images; some; an image in one, or in bands of rows.
+    for (const Index limit : {g.batch * image, 2 * image, 2 * row, Index{1}}) check_matrices<double>(g, limit);
   }
+  CHECK(kernels::GemmConvolution<float>(geometries[0], 1).scratch() == 2 * 9 * 9);
+  CHECK(kernels::GemmConvolution<float>(geometries[6]).scratch() == 0);
+  CHECK_THROWS_AS(kernels::GemmConvolution<float>({0, 2, 7, 9, 4, 3, 3}), Error);
 }
 
 TEST_CASE("a convolution that tiles cannot serve is refused") {

@@ -22,7 +22,7 @@ namespace {
 
 struct SampledCase {
   std::string name;
-  OpSample sample;
+  OpSample<> sample;
 };
 
 /// The samples of all ops of the list.
@@ -30,7 +30,7 @@ const std::vector<SampledCase>& all_samples() {
   static const std::vector<SampledCase> cases = [] {
     std::vector<SampledCase> out;
     AllOps::for_each([&](auto op) {
-      OpSamples samples;
+      OpSamples<> samples;
       op.samples(samples);
       if (samples.all().empty()) throw Error(std::string(op.name) + " has no samples");
       for (const auto& sample : samples.all()) out.push_back({std::string(op.name) + ": " + sample.name, sample});

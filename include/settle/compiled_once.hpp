@@ -22,8 +22,8 @@
   SETTLE_COMPILED_ONCE class Interpreter<T>;                                                                        \
   SETTLE_COMPILED_ONCE class LinearKernel<T>;                                                                       \
   }                                                                                                                 \
-  SETTLE_COMPILED_ONCE void evaluate<T>(const PointwiseKernel<T>&, const Shape&, std::span<const Tensor<T>>,        \
-                                        std::span<const PointwiseResult<T>>);                                       \
+  SETTLE_COMPILED_ONCE void evaluate<T>(const PointwiseKernel<T, Cpu>&, const Shape&, std::span<const Tensor<T>>,        \
+                                        std::span<const PointwiseResult<T, Cpu>>);                                       \
   SETTLE_COMPILED_ONCE class Tape<T, Cpu>;                                                                          \
   SETTLE_COMPILED_ONCE class Pullback<T, Cpu>;                                                                      \
   namespace detail {                                                                                                \

@@ -35,6 +35,17 @@ class Random {
     return words_[used_++];
   }
 
+  constexpr std::uint64_t seed() const { return seed_; }
+  constexpr std::uint64_t stream() const { return stream_; }
+  /// How many words were drawn.
+  constexpr std::uint64_t words() const { return 4 * position_ + used_ - 4; }
+  /// Passes over words: a uniform number takes 2 of them, a normal one 4.
+  constexpr void skip(std::uint64_t words_ahead) {
+    const std::uint64_t at = words() + words_ahead;
+    position_ = at / 4, used_ = 4;
+    for (std::uint64_t k = 0; k < at % 4; ++k) bits();
+  }
+
   /// Uniform in [0, 1), with 53 random bits.
   constexpr double uniform() {
     const std::uint64_t a = bits() >> 5, b = bits() >> 6;

@@ -11,9 +11,6 @@
 
 namespace settle {
 
-/// The processor and its memory. Another device is another type beside this one, with its own specialisations.
-struct Cpu {};
-
 /// The scalar types that the library computes with.
 template <class T>
 concept Scalar = std::same_as<T, float> || std::same_as<T, double>;
@@ -23,32 +20,32 @@ constexpr const char* scalar_name() {
   return std::same_as<T, float> ? "float32" : "float64";
 }
 
+/// A contiguous array of values with a shape, axes outermost first (N, C, H, W; weights O, I, H, W), in a device's
+/// memory. Copies share their values until one of them is written: a copy costs nothing and behaves as a value.
 template <class T, class Device = Cpu>
-class Tensor;
-
-/// A contiguous array of values with a shape, axes outermost first (N, C, H, W; weights O, I, H, W).
-/// Copies share their values until one of them is written: a copy costs nothing and behaves as a value.
-template <class T>
-class Tensor<T, Cpu> {
+class Tensor {
  public:
   using value_type = T;
+  using device_type = Device;
 
   /// No tensor: shape (0), no storage.
   Tensor() : shape_{0} {}
 
   /// Values left undefined.
   explicit Tensor(const Shape& shape) : shape_(shape) {
-    if (shape.size() > 0) block_ = Memory::instance().allocate(static_cast<std::size_t>(shape.size()) * sizeof(T));
+    if (shape.size() > 0) block_ = MemoryOf<Device>::instance().allocate(bytes());
   }
 
   /// Every element equal to `value`.
-  Tensor(const Shape& shape, T value) : Tensor(shape) { std::fill_n(mutable_data(), size(), value); }
+  Tensor(const Shape& shape, T value) : Tensor(shape) {
+    if (size() > 0) Device::fill(mutable_data(), size(), value);
+  }
 
   /// The given values in row-major order; throws when their number is not the shape's.
   Tensor(const Shape& shape, const std::vector<T>& values) : Tensor(shape) {
     require(static_cast<Index>(values.size()) == shape.size(), "tensor", "shape ", shape, " holds ", shape.size(),
             " values, got ", values.size());
-    std::copy(values.begin(), values.end(), mutable_data());
+    if (size() > 0) Device::upload(mutable_data(), values.data(), bytes());
   }
 
   Tensor(const Tensor& other) : shape_(other.shape_), block_(other.block_) {
@@ -63,14 +60,16 @@ class Tensor<T, Cpu> {
     return *this;
   }
   ~Tensor() {
-    if (block_) Memory::instance().release(block_);
+    if (block_) MemoryOf<Device>::instance().release(block_);
   }
 
   const Shape& shape() const { return shape_; }
   Index shape(int axis) const { return shape_[axis]; }
   int rank() const { return shape_.rank(); }
   Index size() const { return shape_.size(); }
+  std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
 
+  /// A pointer into the device's memory: on another device than the processor, only for its kernels.
   const T* data() const { return block_ ? static_cast<const T*>(block_->data) : nullptr; }
 
   /// For writing: values shared with another tensor are copied first.
@@ -84,12 +83,16 @@ class Tensor<T, Cpu> {
   /// Whether no other tensor shares these values, so that writing copies nothing.
   bool unique() const { return !block_ || block_->references.load(std::memory_order_acquire) == 1; }
 
-  std::span<const T> values() const { return {data(), static_cast<std::size_t>(size())}; }
+  std::span<const T> values() const
+    requires std::same_as<Device, Cpu>
+  {
+    return {data(), static_cast<std::size_t>(size())};
+  }
 
   /// A copy with storage of its own.
   Tensor clone() const {
     Tensor copy(shape_);
-    if (size() > 0) std::copy_n(data(), size(), static_cast<T*>(copy.block_->data));
+    if (size() > 0) Device::copy(copy.block_->data, data(), bytes());
     return copy;
   }
 
@@ -101,10 +104,12 @@ class Tensor<T, Cpu> {
     return out;
   }
 
-  /// The value of a tensor with exactly one element; throws otherwise.
+  /// The value of a tensor with exactly one element, once the device has computed it; throws otherwise.
   T item() const {
     require(size() == 1, "item", "expected one element, got shape ", shape_);
-    return *data();
+    T value;
+    Device::download(&value, data(), sizeof(T));
+    return value;
   }
 
   /// The slot for data derived from these values by an operation, empty again after any write; null for an empty tensor.
@@ -112,8 +117,25 @@ class Tensor<T, Cpu> {
 
  private:
   Shape shape_;
-  Memory::Block* block_ = nullptr;
+  typename MemoryOf<Device>::Block* block_ = nullptr;
 };
+
+/// The same values in another device's memory: `to<Cpu>(x)`. On the same device nothing is copied.
+template <class To, class T, class From>
+Tensor<T, To> to(const Tensor<T, From>& x) {
+  if constexpr (std::same_as<To, From>) {
+    return x;
+  } else {
+    static_assert(std::same_as<To, Cpu> || std::same_as<From, Cpu>, "settle: values move between devices by the CPU");
+    Tensor<T, To> out(x.shape());
+    if (x.size() == 0) return out;
+    if constexpr (std::same_as<From, Cpu>)
+      To::upload(out.mutable_data(), x.data(), x.bytes());
+    else
+      From::download(out.mutable_data(), x.data(), x.bytes());
+    return out;
+  }
+}
 
 /// A tensor converted to another scalar type.
 template <class To, class From>
@@ -123,19 +145,20 @@ Tensor<To> cast(const Tensor<From>& x) {
   return out;
 }
 
-/// Uniform random values in [low, high), drawn in row-major order.
-template <Scalar T>
-Tensor<T> uniform(const Shape& shape, double low, double high, Random& random) {
-  Tensor<T> out(shape);
-  std::generate_n(out.mutable_data(), out.size(), [&] { return static_cast<T>(random.uniform(low, high)); });
+/// Uniform random values in [low, high), drawn in row-major order; the same numbers on every device.
+template <Scalar T, class Device = Cpu>
+Tensor<T, Device> uniform(const Shape& shape, double low, double high, Random& random) {
+  Tensor<T, Device> out(shape);
+  if (out.size() > 0) Device::fill_uniform(out.mutable_data(), out.size(), low, high, random);
   return out;
 }
 
-/// Normal random values of the given mean and standard deviation, drawn in row-major order.
-template <Scalar T>
-Tensor<T> normal(const Shape& shape, double mean, double deviation, Random& random) {
-  Tensor<T> out(shape);
-  std::generate_n(out.mutable_data(), out.size(), [&] { return static_cast<T>(mean + deviation * random.normal()); });
+/// Normal random values of the given mean and standard deviation, drawn in row-major order; the same numbers on every
+/// device, up to the rounding of its logarithm and cosine.
+template <Scalar T, class Device = Cpu>
+Tensor<T, Device> normal(const Shape& shape, double mean, double deviation, Random& random) {
+  Tensor<T, Device> out(shape);
+  if (out.size() > 0) Device::fill_normal(out.mutable_data(), out.size(), mean, deviation, random);
   return out;
 }
 

@@ -9,7 +9,7 @@ namespace settle::cpu::detail {
 
 /// What was computed from one tensor of weights: several forms of it, for whoever asks next. It lives in the tensor's
 /// slot for derived data, which is emptied when the weights change.
-template <class T>
+template <class T, class Device = Cpu>
 class WeightCache {
  public:
   enum class Form { packed, packed_turned, packed_by_tap, spectra };
@@ -28,7 +28,7 @@ class WeightCache {
 
   /// The form under `key`, of `size` elements: from the slot, or written by make(T*) and kept there unless it is null.
   template <class Make>
-  static Tensor<T> get(std::shared_ptr<void>* slot, const Key& key, Index size, const Make& make) {
+  static Tensor<T, Device> get(std::shared_ptr<void>* slot, const Key& key, Index size, const Make& make) {
     if (slot) {
       const std::lock_guard lock(mutex());
       if (*slot)
@@ -36,7 +36,7 @@ class WeightCache {
           if (known == key) return values;
     }
     const MemoryTag tag(slot ? "weight cache" : "workspace");
-    Tensor<T> values(Shape{size});
+    Tensor<T, Device> values(Shape{size});
     make(values.mutable_data());
     if (slot) {
       const std::lock_guard lock(mutex());  // not held while making: that may run on all threads
@@ -52,7 +52,7 @@ class WeightCache {
     return one;
   }
 
-  std::vector<std::pair<Key, Tensor<T>>> forms_;
+  std::vector<std::pair<Key, Tensor<T, Device>>> forms_;
 };
 
 }  // namespace settle::cpu::detail

@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <compare>
 
 #include "settle/core/tensor.hpp"
 
@@ -36,6 +37,8 @@ struct ConvGeometry {
   /// The multiply-adds of any of the three directions when every tap is computed.
   Index multiply_adds() const { return batch * out_pixels() * weight_size(); }
 
+  auto operator<=>(const ConvGeometry&) const = default;
+
  private:
   static Index out_extent(Index in, Index kernel, Index stride, Index pad, Index dilation) {
     const Index room = in + 2 * pad - dilation * (kernel - 1) - 1;
@@ -46,10 +49,10 @@ struct ConvGeometry {
 namespace detail {
 
 /// Uninitialised memory for the duration of one call, counted as "workspace".
-template <class T>
-Tensor<T> workspace(Index size) {
+template <class T, class Device = Cpu>
+Tensor<T, Device> workspace(Index size) {
   const MemoryTag tag("workspace");
-  return Tensor<T>(Shape{size});
+  return Tensor<T, Device>(Shape{size});
 }
 
 /// The smallest multiple of `unit` that is not below `size`.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -429,9 +430,13 @@ namespace settle {
 template <class T, class Device>
 class PointwiseFunction;
 
-/// What evaluates one chunk of a pointwise function.
+/// What evaluates a pointwise function.
+template <class T, class Device>
+struct PointwiseKernel;
+
+/// On the CPU: one chunk after the other.
 template <class T>
-struct PointwiseKernel {
+struct PointwiseKernel<T, Cpu> {
   void (*run)(const void*, const cpu::Chunk<T>&);
   const void* self;
 };
@@ -442,7 +447,10 @@ struct PointwiseKernel {
 template <class T>
 class PointwiseFunction<T, Cpu> {
  public:
-  using Run = decltype(PointwiseKernel<T>::run);
+  using Run = decltype(PointwiseKernel<T, Cpu>::run);
+
+  /// Whether repeated gradients are faster as products with local derivatives that are kept.
+  static constexpr bool keeps_derivatives = true;
 
   /// The function of a captureless lambda of N symbolic numbers.
   template <class F, int N>
@@ -467,7 +475,7 @@ class PointwiseFunction<T, Cpu> {
     return *gradient_;
   }
 
-  PointwiseKernel<T> kernel() const { return {run_, interpreter_.get()}; }
+  PointwiseKernel<T, Cpu> kernel() const { return {run_, interpreter_.get()}; }
 
  private:
   PointwiseFunction(expr::Program program, Run run, Run gradient_run)
@@ -487,9 +495,9 @@ class PointwiseFunction<T, Cpu> {
 
 /// One result of a pointwise evaluation: the shape it is summed to, and whether to add to what the tensor holds. A null
 /// tensor is not wanted.
-template <class T>
+template <class T, class Device>
 struct PointwiseResult {
-  Tensor<T>* tensor = nullptr;
+  Tensor<T, Device>* tensor = nullptr;
   bool accumulate = false;
 };
 
@@ -557,13 +565,31 @@ struct Space {
   }
 };
 
+/// The largest value along the axes that `to` has extent 1 in; NaN if any value is NaN.
+template <class T>
+void max_over(const Shape& from, const T* x, const Shape& to, T* y) {
+  const Shape shapes[2] = {from, to};
+  const Space loops(from, shapes);
+  std::fill_n(y, to.size(), -std::numeric_limits<T>::infinity());
+  if (from.size() == 0) return;
+  const Index inner = loops.inner(), step = loops.inner_stride(1);
+  for (Index r = 0; r < loops.runs(); ++r) {
+    const T* const values = x + loops.offset(0, r);
+    T* const largest = y + loops.offset(1, r);
+    for (Index i = 0; i < inner; ++i) {
+      T& best = largest[i * step];
+      if (!(values[i] <= best)) best = best != best ? best : values[i];
+    }
+  }
+}
+
 }  // namespace cpu
 
 /// Evaluates a kernel over `space`: inputs broadcast to it, and each wanted result is summed to its tensor's
 /// shape. Deterministic for a given number of threads.
 template <class T>
-void evaluate(const PointwiseKernel<T>& kernel, const Shape& space, std::span<const Tensor<T>> inputs,
-              std::span<const PointwiseResult<T>> results) {
+void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::span<const Tensor<T>> inputs,
+              std::span<const PointwiseResult<T, Cpu>> results) {
   using cpu::Put;
   constexpr Index chunk_length = 4096;
   const auto n = inputs.size(), m = results.size();

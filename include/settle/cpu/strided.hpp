@@ -20,13 +20,16 @@ inline Strides contiguous_strides(const Shape& shape) {
   return strides;
 }
 
-/// to[sum of i_a to_strides_a] = from[sum of i_a from_strides_a] for every position i of `extents`.
-template <class T>
-void copy_strided(const Shape& extents, const T* from, Strides from_strides, T* to, Strides to_strides) {
-  if (extents.size() == 0) return;
-  // Axes that continue one another on both sides become one, so that the innermost loop is long.
+/// The axes of a strided copy.
+struct StridedCopy {
   std::size_t axes = 0;
   Strides extent{}, source{}, target{};
+};
+
+/// Axes that continue one another on both sides become one, and those of extent 1 none: the innermost is long.
+inline StridedCopy merged_axes(const Shape& extents, const Strides& from_strides, const Strides& to_strides) {
+  StridedCopy out;
+  auto& [axes, extent, source, target] = out;
   for (int a = 0; a < extents.rank(); ++a) {
     const auto k = static_cast<std::size_t>(a);
     const Index e = extents[a];
@@ -37,6 +40,16 @@ void copy_strided(const Shape& extents, const T* from, Strides from_strides, T* 
     source[axes - 1] = from_strides[k];
     target[axes - 1] = to_strides[k];
   }
+  return out;
+}
+
+/// to[sum of i_a to_strides_a] = from[sum of i_a from_strides_a] for every position i of `extents`.
+template <class T>
+void copy_strided(const Shape& extents, const T* from, const Strides& from_strides, T* to, const Strides& to_strides) {
+  if (extents.size() == 0) return;
+  const StridedCopy copy = merged_axes(extents, from_strides, to_strides);
+  const Strides &extent = copy.extent, &source = copy.source, &target = copy.target;
+  const std::size_t axes = copy.axes;
   if (axes == 0) {
     *to = *from;
     return;

@@ -2,7 +2,12 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -12,8 +17,8 @@
 #include "settle/cpu/convolution_geometry.hpp"
 #include "settle/cuda/library.hpp"
 
-// Which of cuDNN's engines computes a convolution. All that the library asks of cuDNN goes through this file, by the
-// graph interface of its backend.
+// Convolutions by cuDNN: which of its engines computes one, and its execution. All that the library asks of cuDNN goes
+// through this file, by the graph interface of its backend.
 namespace settle::cuda {
 
 /// The three products of a convolution: y, and the derivatives of <dy, conv(x, w)> by x and by w.
@@ -24,6 +29,14 @@ struct PlanOptions {
   bool tf32 = false;                         ///< whether float32 may be rounded to 10 bits before it is multiplied
   bool deterministic = true;                 ///< whether two runs must give the same bits
 };
+
+/// Throws Error with cuDNN's words unless a call succeeded.
+inline void check(const Cudnn& cudnn, cudnnStatus_t status, const char* what) {
+  if (status == CUDNN_STATUS_SUCCESS) return;
+  std::array<char, 1024> said{};
+  cudnn.cudnnGetLastErrorString(said.data(), said.size());
+  fail("cudnn", "could not ", what, ": ", cudnn.cudnnGetErrorString(status), said[0] ? ": " : "", said.data());
+}
 
 /// A descriptor of cuDNN's backend, with its attributes.
 class Descriptor {
@@ -76,24 +89,57 @@ class Descriptor {
   }
 
  private:
-  void check(cudnnStatus_t status, const char* what) const {
-    if (status == CUDNN_STATUS_SUCCESS) return;
-    std::array<char, 1024> said{};
-    cudnn_->cudnnGetLastErrorString(said.data(), said.size());
-    fail("cudnn", "could not ", what, ": ", cudnn_->cudnnGetErrorString(status), said[0] ? ": " : "", said.data());
-  }
+  void check(cudnnStatus_t status, const char* what) const { cuda::check(*cudnn_, status, what); }
 
   const Cudnn* cudnn_;
   cudnnBackendDescriptor_t raw_ = nullptr;
 };
 
-/// The device that plans are for, described as cuDNN does: plans can be asked for without that device.
+/// A device as cuDNN describes one: plans for it can be asked for without it, but not executed.
 inline Descriptor device_of_description(const Cudnn& cudnn, const std::string& json) {
   Descriptor device(cudnn, CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
   device.set(CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR, std::vector<char>(json.begin(), json.end()));
   device.finalize();
   return device;
 }
+
+/// cuDNN on the current device, working in one stream. Throws Error when cuDNN is not there or finds no device.
+class CudnnHandle {
+ public:
+  /// The library must outlive this.
+  CudnnHandle(const Cudnn& cudnn, cudaStream_t stream) : handle_(make(cudnn), cudnn.cudnnDestroy) {
+    check(cudnn, cudnn.cudnnSetStream(handle_.get(), stream), "set the stream");
+  }
+  cudnnHandle_t raw() const { return handle_.get(); }
+
+ private:
+  static cudnnHandle_t make(const Cudnn& cudnn) {
+    require(cudnn.library.usable(), "cudnn", cudnn.library.reason());
+    cudnnHandle_t handle = nullptr;
+    check(cudnn, cudnn.cudnnCreate(&handle), "make a handle");
+    return handle;
+  }
+
+  std::unique_ptr<std::remove_pointer_t<cudnnHandle_t>, decltype(Cudnn::cudnnDestroy)> handle_;
+};
+
+/// What plans are for: the device of a handle, or one that is only described.
+class PlanDevice {
+ public:
+  PlanDevice(const CudnnHandle& handle) : handle_(handle.raw()) {}
+  PlanDevice(const Descriptor& description) : description_(&description) {}
+
+  /// Tells a descriptor by whichever of these attributes is its own.
+  void tell(Descriptor& to, std::optional<cudnnBackendAttributeName_t> handle,
+            std::optional<cudnnBackendAttributeName_t> description) const {
+    if (handle_ && handle) to.set(*handle, CUDNN_TYPE_HANDLE, std::vector{handle_});
+    if (description_ && description) to.set(*description, *description_);
+  }
+
+ private:
+  cudnnHandle_t handle_ = nullptr;
+  const Descriptor* description_ = nullptr;
+};
 
 /// An engine with its settings, ready for execution.
 struct ConvPlan {
@@ -174,11 +220,16 @@ inline ProductNames names_of(ConvProduct product) {
           CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA};
 }
 
+/// The tensors' names in a plan.
+enum : std::int64_t { id_of_x = 1, id_of_w = 2, id_of_y = 3 };
+
 template <class T>
-Descriptor operation_graph(const Cudnn& cudnn, const cpu::ConvGeometry& g, ConvProduct product) {
-  const Descriptor x = tensor<T>(cudnn, 1, {g.batch, g.in_channels, g.in_height, g.in_width});
-  const Descriptor w = tensor<T>(cudnn, 2, {g.out_channels, g.in_channels / g.groups, g.kernel_height, g.kernel_width});
-  const Descriptor y = tensor<T>(cudnn, 3, {g.batch, g.out_channels, g.out_height(), g.out_width()});
+Descriptor operation_graph(const Cudnn& cudnn, const PlanDevice& device, const cpu::ConvGeometry& g,
+                           ConvProduct product) {
+  const Descriptor x = tensor<T>(cudnn, id_of_x, {g.batch, g.in_channels, g.in_height, g.in_width});
+  const Descriptor w =
+      tensor<T>(cudnn, id_of_w, {g.out_channels, g.in_channels / g.groups, g.kernel_height, g.kernel_width});
+  const Descriptor y = tensor<T>(cudnn, id_of_y, {g.batch, g.out_channels, g.out_height(), g.out_width()});
   const Descriptor shape = convolution<T>(cudnn, g);
   const ProductNames names = names_of(product);
   Descriptor operation(cudnn, names.operation);
@@ -190,6 +241,7 @@ Descriptor operation_graph(const Cudnn& cudnn, const cpu::ConvGeometry& g, ConvP
   operation.finalize();
   Descriptor graph(cudnn, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
   graph.set(CUDNN_ATTR_OPERATIONGRAPH_OPS, operation);
+  device.tell(graph, CUDNN_ATTR_OPERATIONGRAPH_HANDLE, std::nullopt);
   graph.finalize();
   return graph;
 }
@@ -211,12 +263,12 @@ inline bool suits(const Descriptor& engine, const PlanOptions& options) {
 }
 
 /// The plans that cuDNN proposes, best first, until one suits; adds it to `found`.
-inline void search(const Cudnn& cudnn, const Descriptor& device, const Descriptor& graph, cudnnBackendHeurMode_t mode,
+inline void search(const Cudnn& cudnn, const PlanDevice& device, const Descriptor& graph, cudnnBackendHeurMode_t mode,
                    const PlanOptions& options, std::vector<ConvPlan>& found) {
   Descriptor proposals(cudnn, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
   proposals.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph);
   proposals.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, std::vector{mode});
-  proposals.set(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, device);
+  device.tell(proposals, std::nullopt, CUDNN_ATTR_ENGINEHEUR_DEVICEPROP);
   if (!proposals.try_finalize()) return;
   const std::int64_t count = proposals.count(CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR);
   std::vector<Descriptor> settings;
@@ -240,7 +292,7 @@ inline void search(const Cudnn& cudnn, const Descriptor& device, const Descripto
       continue;
     Descriptor plan(cudnn, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
     plan.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, setting);
-    plan.set(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, device);
+    device.tell(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP);
     if (!plan.try_finalize()) continue;
     const Index workspace = plan.get<std::int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1).at(0);
     if (workspace > options.workspace_limit) continue;
@@ -254,9 +306,9 @@ inline void search(const Cudnn& cudnn, const Descriptor& device, const Descripto
 /// The plan for a product of a convolution of contiguous tensors, in T, that cuDNN thinks fastest among those which the
 /// options allow. Throws Error when cuDNN has none, or refuses to say.
 template <Scalar T>
-ConvPlan plan_convolution(const Cudnn& cudnn, const Descriptor& device, const cpu::ConvGeometry& geometry,
+ConvPlan plan_convolution(const Cudnn& cudnn, const PlanDevice& device, const cpu::ConvGeometry& geometry,
                           ConvProduct product, const PlanOptions& options = {}) {
-  const Descriptor graph = detail::operation_graph<T>(cudnn, geometry, product);
+  const Descriptor graph = detail::operation_graph<T>(cudnn, device, geometry, product);
   std::vector<ConvPlan> found;
   for (const auto mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK})
     if (found.empty()) detail::search(cudnn, device, graph, mode, options, found);
@@ -264,5 +316,51 @@ ConvPlan plan_convolution(const Cudnn& cudnn, const Descriptor& device, const cp
           " convolution of ", geometry.in_channels, " to ", geometry.out_channels, " channels in ", scalar_name<T>());
   return std::move(found.front());
 }
+
+/// What an execution is told: where x, w and y are, one of which it writes, and the plan's workspace.
+inline Descriptor variant_pack(const Cudnn& cudnn, const void* x, const void* w, const void* y, void* workspace) {
+  Descriptor pack(cudnn, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
+  pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, {detail::id_of_x, detail::id_of_w, detail::id_of_y});
+  pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, std::vector{x, w, y});
+  pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, std::vector{workspace});
+  pack.finalize();
+  return pack;
+}
+
+/// Starts a plan in the handle's stream; the arguments are variant_pack's. Throws Error when cuDNN refuses.
+inline void execute(const Cudnn& cudnn, const CudnnHandle& handle, const ConvPlan& plan, const void* x, const void* w,
+                    const void* y, void* workspace) {
+  const Descriptor pack = variant_pack(cudnn, x, w, y, workspace);
+  check(cudnn, cudnn.cudnnBackendExecute(handle.raw(), plan.plan.raw(), pack.raw()), "start a convolution");
+}
+
+/// The plans for one device with one set of options, each made when it is first asked for.
+class ConvPlans {
+ public:
+  /// The library and the device must outlive this.
+  ConvPlans(const Cudnn& cudnn, const PlanDevice& device, const PlanOptions& options = {})
+      : cudnn_(cudnn), device_(device), options_(options) {}
+
+  /// The plan for a product in T, or null where cuDNN has none.
+  template <Scalar T>
+  const ConvPlan* find(const cpu::ConvGeometry& geometry, ConvProduct product) {
+    std::lock_guard lock(mutex_);
+    const auto [at, is_new] = plans_.try_emplace({std::is_same_v<T, float>, product, geometry});
+    if (is_new) {
+      try {
+        at->second = plan_convolution<T>(cudnn_, device_, geometry, product, options_);
+      } catch (const Error&) {  // a refusal is an answer, too: it is not asked again
+      }
+    }
+    return at->second ? &*at->second : nullptr;
+  }
+
+ private:
+  const Cudnn& cudnn_;
+  PlanDevice device_;
+  PlanOptions options_;
+  std::mutex mutex_;
+  std::map<std::tuple<bool, ConvProduct, cpu::ConvGeometry>, std::optional<ConvPlan>> plans_;
+};
 
 }  // namespace settle::cuda

@@ -76,6 +76,14 @@ struct Runtime {
   SETTLE_FUNCTION(cudaGetDevice);
   SETTLE_FUNCTION(cudaDeviceGetAttribute);
   SETTLE_FUNCTION(cudaDeviceSynchronize);
+  SETTLE_FUNCTION(cudaStreamCreateWithFlags);
+  SETTLE_FUNCTION(cudaStreamSynchronize);
+  SETTLE_FUNCTION(cudaDeviceGetDefaultMemPool);
+  SETTLE_FUNCTION(cudaMemPoolSetAttribute);
+  SETTLE_FUNCTION(cudaMallocAsync);
+  SETTLE_FUNCTION(cudaFreeAsync);
+  SETTLE_FUNCTION(cudaMemcpyAsync);
+  SETTLE_FUNCTION(cudaMemsetAsync);
   SETTLE_FUNCTION(cudaMallocManaged);
   SETTLE_FUNCTION(cudaFree);
   SETTLE_FUNCTION(cudaLibraryLoadData);
@@ -106,6 +114,11 @@ struct Cublas {
       : library("libcublas.so." + std::to_string(CUBLAS_VER_MAJOR), folder) {}
   Library library;
   SETTLE_FUNCTION(cublasGetStatusString);
+  SETTLE_FUNCTION(cublasCreate_v2);
+  SETTLE_FUNCTION(cublasDestroy_v2);
+  SETTLE_FUNCTION(cublasSetStream_v2);
+  SETTLE_FUNCTION(cublasSetWorkspace_v2);
+  SETTLE_FUNCTION(cublasGemmStridedBatchedEx_64);
 };
 
 /// Convolutions, by the graph interface.
@@ -121,6 +134,10 @@ struct Cudnn {
   SETTLE_FUNCTION(cudnnBackendSetAttribute);
   SETTLE_FUNCTION(cudnnBackendGetAttribute);
   SETTLE_FUNCTION(cudnnBackendFinalize);
+  SETTLE_FUNCTION(cudnnBackendExecute);
+  SETTLE_FUNCTION(cudnnCreate);
+  SETTLE_FUNCTION(cudnnDestroy);
+  SETTLE_FUNCTION(cudnnSetStream);
 };
 
 #undef SETTLE_FUNCTION

@@ -32,12 +32,12 @@ double growth_of_powers(std::size_t m, const Product& product) {
   return std::exp(logarithm / count);
 }
 
-template <class T>
+template <class T, class D>
 class PlainIteration {
  public:
   PlainIteration(const Plain& options, Index) : damping_(options.damping) {}
 
-  void advance(Values<T>& z, const Values<T>& fz, const Numbers&, const Numbers& mask) {
+  void advance(Values<T, D>& z, const Values<T, D>& fz, const Numbers&, const Numbers& mask) {
     if (damping_ == 0 && std::count(mask.begin(), mask.end(), 1.0) == std::ssize(mask)) {
       z = fz;
       return;
@@ -57,11 +57,11 @@ class PlainIteration {
 };
 
 /// The best f(z) so far of each sample: where a safeguard goes back to.
-template <class T>
+template <class T, class D>
 class Best {
  public:
   /// Takes in f(z) and says for which samples the residual is `factor` above the best.
-  std::vector<bool> worse(const Values<T>& fz, const Numbers& residuals, double factor) {
+  std::vector<bool> worse(const Values<T, D>& fz, const Numbers& residuals, double factor) {
     if (f_.empty()) {
       f_ = zeros_like(fz);
       residuals_.assign(residuals.size(), std::numeric_limits<double>::infinity());
@@ -78,7 +78,7 @@ class Best {
     mix(f_, keep, fz, take);
     return out;
   }
-  const Values<T>& f() const { return f_; }
+  const Values<T, D>& f() const { return f_; }
   void keep(const Rows& rows) {
     if (f_.empty()) return;
     f_ = gather_rows(f_, rows);
@@ -86,7 +86,7 @@ class Best {
   }
 
  private:
-  Values<T> f_;
+  Values<T, D> f_;
   Numbers residuals_;
 };
 
@@ -116,7 +116,7 @@ inline bool solve_cholesky(std::vector<double>& g, std::vector<double>& c, int n
   return true;
 }
 
-template <class T>
+template <class T, class D>
 class AndersonIteration {
  public:
   AndersonIteration(const Anderson& options, Index systems)
@@ -124,11 +124,11 @@ class AndersonIteration {
         depth_(static_cast<std::size_t>(options.depth)),
         count_(static_cast<std::size_t>(systems), 0) {}
 
-  void advance(Values<T>& z, const Values<T>& fz, const Numbers& residuals, const Numbers& mask) {
+  void advance(Values<T, D>& z, const Values<T, D>& fz, const Numbers& residuals, const Numbers& mask) {
     const std::size_t n = mask.size();
     const auto systems = static_cast<Index>(n);
     const std::vector<bool> undo = best_.worse(fz, residuals, options_.safeguard);
-    Values<T> r = fz;
+    Values<T, D> r = fz;
     add_scaled(r, z, filled(n, -1));
     if (!z_.empty()) remember(z, r, systems);
     for (std::size_t s = 0; s < n; ++s)
@@ -184,13 +184,13 @@ class AndersonIteration {
 
  private:
   /// Overwrites a state that is held, in its own memory.
-  static void store(Values<T>& held, const Values<T>& values) {
+  static void store(Values<T, D>& held, const Values<T, D>& values) {
     if (held.empty()) held = zeros_like(values);
     mix(held, filled(1, 0), values, filled(1, 1));
   }
 
   /// The newest differences take the place of the oldest.
-  void remember(const Values<T>& z, const Values<T>& r, Index systems) {
+  void remember(const Values<T, D>& z, const Values<T, D>& r, Index systems) {
     const std::size_t n = count_.size();
     newest_ = dz_.size() < depth_ ? dz_.size() : (newest_ + 1) % depth_;
     if (dz_.size() < depth_) {
@@ -209,7 +209,7 @@ class AndersonIteration {
   }
 
   /// For each column and sample its weight in the least-squares fit of r, 0 where a column is not used.
-  std::vector<Numbers> weights(const Values<T>& r, Index systems, const Numbers& mask) {
+  std::vector<Numbers> weights(const Values<T, D>& r, Index systems, const Numbers& mask) {
     std::vector<Numbers> out(dr_.size(), filled(mask.size(), 0)), right;
     for (const auto& column : dr_) right.push_back(dots(column, r, systems));
     std::vector<double> g, c;
@@ -271,7 +271,7 @@ class AndersonIteration {
     });
   }
 
-  void restore(Values<T>& z, const std::vector<bool>& undo, const Numbers& mask) {
+  void restore(Values<T, D>& z, const std::vector<bool>& undo, const Numbers& mask) {
     if (std::find(undo.begin(), undo.end(), true) == undo.end()) return;
     Numbers keep(mask.size()), take(mask.size());
     for (std::size_t s = 0; s < mask.size(); ++s) {
@@ -284,22 +284,22 @@ class AndersonIteration {
   Anderson options_;
   std::size_t depth_, newest_ = 0;
   std::vector<int> count_;  ///< for each sample, how many of the newest columns it may use
-  Values<T> z_, r_;
-  std::vector<Values<T>> dz_, dr_;
+  Values<T, D> z_, r_;
+  std::vector<Values<T, D>> dz_, dr_;
   std::vector<std::vector<Numbers>> gram_;
-  Best<T> best_;
+  Best<T, D> best_;
 };
 
-template <class T>
+template <class T, class D>
 class BroydenIteration {
  public:
   BroydenIteration(const Broyden& options, Index) : options_(options), rank_(static_cast<std::size_t>(options.rank)) {}
 
-  void advance(Values<T>& z, const Values<T>& fz, const Numbers& residuals, const Numbers& mask) {
+  void advance(Values<T, D>& z, const Values<T, D>& fz, const Numbers& residuals, const Numbers& mask) {
     const std::size_t n = mask.size();
     const auto systems = static_cast<Index>(n);
     const std::vector<bool> undo = best_.worse(fz, residuals, options_.safeguard);
-    Values<T> r = fz;
+    Values<T, D> r = fz;
     add_scaled(r, z, filled(n, -1));
     if (!z_.empty()) update(z, r, systems);
     Numbers cleared(n), kept(n);
@@ -307,7 +307,7 @@ class BroydenIteration {
     if (std::find(undo.begin(), undo.end(), true) != undo.end())
       for (auto& u : u_) scale(u, kept);
 
-    Values<T> step = times(r, systems);
+    Values<T, D> step = times(r, systems);
     z_ = z;
     r_ = std::move(r);
     add_scaled(z, step, negated(mask));
@@ -333,17 +333,17 @@ class BroydenIteration {
 
  private:
   /// H x with H = -I + sum of u vᵀ.
-  Values<T> times(const Values<T>& x, Index systems) const {
-    Values<T> out = x;
+  Values<T, D> times(const Values<T, D>& x, Index systems) const {
+    Values<T, D> out = x;
     scale(out, filled(static_cast<std::size_t>(systems), -1));
     for (std::size_t j = 0; j < u_.size(); ++j) add_scaled(out, u_[j], dots(v_[j], x, systems));
     return out;
   }
 
   /// The Sherman-Morrison update: afterwards H (r - r_) = z - z_.
-  void update(const Values<T>& z, const Values<T>& r, Index systems) {
+  void update(const Values<T, D>& z, const Values<T, D>& r, Index systems) {
     const auto n = static_cast<std::size_t>(systems);
-    Values<T> dz = z, dr = r;
+    Values<T, D> dz = z, dr = r;
     add_scaled(dz, z_, filled(n, -1));
     add_scaled(dr, r_, filled(n, -1));
     if (u_.size() == rank_) {
@@ -352,15 +352,15 @@ class BroydenIteration {
       u_.pop_back();
       v_.pop_back();
     }
-    const Values<T> h_dr = times(dr, systems);
-    Values<T> v = dz;
+    const Values<T, D> h_dr = times(dr, systems);
+    Values<T, D> v = dz;
     scale(v, filled(n, -1));
     for (std::size_t j = 0; j < u_.size(); ++j) add_scaled(v, v_[j], dots(u_[j], dz, systems));
     const Numbers denominators = dots(dz, h_dr, systems), sizes = norms(dz, systems), others = norms(h_dr, systems);
     Numbers inverse(n);
     for (std::size_t s = 0; s < n; ++s)  // no update along a direction that the old matrix does not see
       inverse[s] = std::abs(denominators[s]) > 1e-12 * sizes[s] * others[s] ? 1 / denominators[s] : 0;
-    Values<T> u = std::move(dz);
+    Values<T, D> u = std::move(dz);
     add_scaled(u, h_dr, filled(n, -1));
     scale(u, inverse);
     u_.push_back(std::move(u));
@@ -369,21 +369,21 @@ class BroydenIteration {
 
   Broyden options_;
   std::size_t rank_;
-  Values<T> z_, r_;
-  std::vector<Values<T>> u_, v_;
-  Best<T> best_;
+  Values<T, D> z_, r_;
+  std::vector<Values<T, D>> u_, v_;
+  Best<T, D> best_;
 };
 
-template <class T>
-PlainIteration<T> iteration_of(const Plain& options, Index systems) {
+template <class T, class D>
+PlainIteration<T, D> iteration_of(const Plain& options, Index systems) {
   return {options, systems};
 }
-template <class T>
-AndersonIteration<T> iteration_of(const Anderson& options, Index systems) {
+template <class T, class D>
+AndersonIteration<T, D> iteration_of(const Anderson& options, Index systems) {
   return {options, systems};
 }
-template <class T>
-BroydenIteration<T> iteration_of(const Broyden& options, Index systems) {
+template <class T, class D>
+BroydenIteration<T, D> iteration_of(const Broyden& options, Index systems) {
   return {options, systems};
 }
 

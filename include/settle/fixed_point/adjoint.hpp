@@ -98,8 +98,8 @@ class GrowthRate {
 
 /// Adds terms of the series to g until every system is done or `give_up` says so after a term; r is the last term, so
 /// that it is the residual of g without it. A term `divergence` times the first is a divergence.
-template <class T, class GiveUp>
-void run_series(const Neumann& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D, class GiveUp>
+void run_series(const Neumann& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                 AdjointProgress& progress, double divergence, const GiveUp& give_up) {
   GrowthRate growth;
   const Numbers start = norms(state.r, problem.systems);
@@ -128,15 +128,15 @@ void run_series(const Neumann& solver, const AdjointProblem<T>& problem, LinearS
   report.spectral_radius = growth.estimate();
 }
 
-template <class T>
-void solve_adjoint(const Neumann& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D>
+void solve_adjoint(const Neumann& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   constexpr double divergence = 1e4;  // a non-normal J may let the terms grow for a while
   run_series(solver, problem, state, progress, divergence, [](const GrowthRate&) { return false; });
 }
 
-template <class T>
-void solve_adjoint(const Terms& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D>
+void solve_adjoint(const Terms& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   GrowthRate growth;
   growth.add(norms(state.r, problem.systems));
@@ -152,8 +152,8 @@ void solve_adjoint(const Terms& solver, const AdjointProblem<T>& problem, Linear
   progress.finish(Verdict::steps_done);
 }
 
-template <class T>
-void solve_adjoint(const Phantom& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D>
+void solve_adjoint(const Phantom& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   const auto n = static_cast<std::size_t>(problem.systems);
   const double share = 1 - solver.damping;
@@ -161,7 +161,7 @@ void solve_adjoint(const Phantom& solver, const AdjointProblem<T>& problem, Line
   for (int k = 0; k < solver.steps; ++k) {
     add_scaled(state.g, state.r, filled(n, share));
     if (k + 1 == solver.steps) break;
-    Values<T> next = problem.product(state.r);
+    Values<T, D> next = problem.product(state.r);
     mix(next, filled(n, share), state.r, filled(n, solver.damping));
     state.r = std::move(next);
     const Numbers now = norms(state.r, problem.systems);
@@ -175,12 +175,12 @@ void solve_adjoint(const Phantom& solver, const AdjointProblem<T>& problem, Line
 }
 
 /// The released series; its norms are over all systems together, and the right-hand side is not scaled.
-template <class T>
-void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D>
+void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
-  const auto norm = [](const Values<T>& v) { return norms(v, 1).front(); };
+  const auto norm = [](const Values<T, D>& v) { return norms(v, 1).front(); };
   AdjointReport& report = progress.report();
-  Values<T> g = problem.b, v = problem.b, returned = problem.b;
+  Values<T, D> g = problem.b, v = problem.b, returned = problem.b;
   const double start = norm(v);
   double previous = start;
   GrowthRate growth;
@@ -190,7 +190,7 @@ void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T>& probl
     v = problem.product(v);
     ++report.products;
     growth.add(norms(v, problem.systems));
-    Values<T> sum = g;
+    Values<T, D> sum = g;
     add_scaled(sum, v, Numbers{1.0});
     const double size = norm(v), total = norm(sum);
     report.trace.push_back(start > 0 ? size / start : 0);
@@ -214,12 +214,12 @@ void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T>& probl
   progress.finish(std::isfinite(previous) ? Verdict::steps_done : Verdict::nonfinite);
 }
 
-template <class T>
-void solve_adjoint(const AdjointAnderson& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D>
+void solve_adjoint(const AdjointAnderson& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   const auto n = static_cast<std::size_t>(problem.systems);
-  const Iterated<T> map{[&](const Values<T>& g) {
-                          Values<T> next = problem.product(g);
+  const Iterated<T, D> map{[&](const Values<T, D>& g) {
+                          Values<T, D> next = problem.product(g);
                           add_scaled(next, problem.b, filled(n, 1));
                           return next;
                         },
@@ -229,7 +229,7 @@ void solve_adjoint(const AdjointAnderson& solver, const AdjointProblem<T>& probl
   ForwardReport forward;
   Progress iteration(forward, problem.systems, static_cast<double>(std::numeric_limits<T>::epsilon()));
   const Residual rule{.rtol = solver.rtol, .max_steps = solver.max_products, .compact = false};
-  state.g = *iterate<T>(map, solver.solver, rule, state.g, {}, iteration, {}, &progress.report().spectral_radius);
+  state.g = *iterate<T, D>(map, solver.solver, rule, state.g, {}, iteration, {}, &progress.report().spectral_radius);
   AdjointReport& report = progress.report();
   report.products += forward.steps;
   for (double residual : forward.residuals) report.trace.push_back(residual / largest(progress.sizes()));

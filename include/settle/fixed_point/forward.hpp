@@ -132,14 +132,14 @@ struct Iterated {
 };
 
 /// The map on the samples at `positions` of what it was on, checked against the values that it had there.
-template <class T>
-ValueMap<T> checked_restriction(const Iterated<T>& map, const Rows& rows, const Values<T>& z, const Values<T>& fz) {
+template <class T, class D>
+ValueMap<T, D> checked_restriction(const Iterated<T, D>& map, const Rows& rows, const Values<T, D>& z, const Values<T, D>& fz) {
   constexpr const char* cure =
       "the step's result for a sample depends on the others in its batch: declare `static constexpr bool "
       "couples_samples = "
       "true` in the step, or, if an argument is no batch though its axis 0 is as long as one, wrap it in shared(...)";
-  ValueMap<T> f;
-  Values<T> again;
+  ValueMap<T, D> f;
+  Values<T, D> again;
   try {
     f = map.restrict_to(rows);
     again = f(z);
@@ -157,17 +157,17 @@ ValueMap<T> checked_restriction(const Iterated<T>& map, const Rows& rows, const 
 /// Iterates z until the stop rule ends it, and leaves in z the point to apply the step to for the result. Returns f(z)
 /// there if it is known. `first` is f(z) at the start, if that is known; `going_on` is called when the start is not the
 /// end. `spectral_radius` gets that of the map's Jacobian where the solver can tell it.
-template <class T>
-std::optional<Values<T>> iterate(const Iterated<T>& map, const Forward& forward, const Stop& stop, Values<T>& z,
-                                 std::optional<Values<T>> first, Progress& progress,
+template <class T, class D>
+std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& forward, const Stop& stop, Values<T, D>& z,
+                                 std::optional<Values<T, D>> first, Progress& progress,
                                  const std::function<void()>& going_on = {}, Numbers* spectral_radius = nullptr) {
   return std::visit(
-      [&](const auto& options) -> std::optional<Values<T>> {
-        auto solver = iteration_of<T>(options, map.systems);
+      [&](const auto& options) -> std::optional<Values<T, D>> {
+        auto solver = iteration_of<T, D>(options, map.systems);
         Rows rows = all_rows(map.systems);
         if (const auto* steps = std::get_if<Steps>(&stop)) {
           for (int k = 1; k < steps->count; ++k) {
-            const Values<T> fz = map.f(z);
+            const Values<T, D> fz = map.f(z);
             const Numbers residuals = distances(fz, z, map.systems);
             progress.observe(rows, residuals, norms(fz, map.systems));
             solver.advance(z, fz, residuals, progress.mask(rows));
@@ -176,8 +176,8 @@ std::optional<Values<T>> iterate(const Iterated<T>& map, const Forward& forward,
           return std::nullopt;
         }
         const Residual& rule = std::get<Residual>(stop);
-        ValueMap<T> f = map.f;
-        Values<T> fz = first ? std::move(*first) : f(z), all_z, all_fz;
+        ValueMap<T, D> f = map.f;
+        Values<T, D> fz = first ? std::move(*first) : f(z), all_z, all_fz;
         for (;;) {
           Numbers residuals = distances(fz, z, std::ssize(rows));
           const Numbers sizes = norms(fz, std::ssize(rows));

@@ -58,16 +58,16 @@ class Hessenberg {
 };
 
 /// r <- b + Jᵀ g - g, by one product.
-template <class T>
-void true_residual(const AdjointProblem<T>& problem, LinearSolution<T>& state) {
+template <class T, class D>
+void true_residual(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state) {
   const auto n = static_cast<std::size_t>(problem.systems);
   state.r = problem.product(state.g);
   add_scaled(state.r, problem.b, filled(n, 1));
   add_scaled(state.r, state.g, filled(n, -1));
 }
 
-template <class T>
-void solve_adjoint(const Gmres& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D>
+void solve_adjoint(const Gmres& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   const auto n = static_cast<std::size_t>(problem.systems);
   AdjointReport& report = progress.report();
@@ -77,7 +77,7 @@ void solve_adjoint(const Gmres& solver, const AdjointProblem<T>& problem, Linear
   report.spectral_radius.assign(n, 0.0);
   Numbers before = norms(state.r, problem.systems);
   while (progress.any_active()) {
-    std::vector<Values<T>> basis{state.r};
+    std::vector<Values<T, D>> basis{state.r};
     Numbers inverse(n), residuals = before;
     std::vector<bool> running(n);  // in this cycle
     for (std::size_t s = 0; s < n; ++s) {
@@ -88,7 +88,7 @@ void solve_adjoint(const Gmres& solver, const AdjointProblem<T>& problem, Linear
     scale(basis[0], inverse);
     const std::vector<bool> took_part = running;
     for (int j = 0; j < solver.restart && report.products < product_limit; ++j) {
-      Values<T> w = problem.product(basis.back());
+      Values<T, D> w = problem.product(basis.back());
       mix(w, filled(n, -1), basis.back(), filled(n, 1));
       std::vector<std::vector<double>> columns(n);
       for (const auto& q : basis) {
@@ -143,13 +143,13 @@ void solve_adjoint(const Gmres& solver, const AdjointProblem<T>& problem, Linear
   }
 }
 
-template <class T>
-void solve_adjoint(const BiCgStab& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D>
+void solve_adjoint(const BiCgStab& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   const auto n = static_cast<std::size_t>(problem.systems);
   const int product_limit = progress.report().products + solver.max_products;
-  const auto apply = [&](const Values<T>& v) {
-    Values<T> out = problem.product(v);
+  const auto apply = [&](const Values<T, D>& v) {
+    Values<T, D> out = problem.product(v);
     mix(out, filled(n, -1), v, filled(n, 1));
     return out;
   };
@@ -163,7 +163,7 @@ void solve_adjoint(const BiCgStab& solver, const AdjointProblem<T>& problem, Lin
     for (std::size_t s = 0; s < a.size(); ++s) a[s] *= b[s];
     return a;
   };
-  Values<T> shadow = state.r, p = state.r, v;
+  Values<T, D> shadow = state.r, p = state.r, v;
   Numbers rho = dots(shadow, state.r, problem.systems);
   state.amplification.assign(n, 0.0);
   while (progress.any_active()) {
@@ -173,7 +173,7 @@ void solve_adjoint(const BiCgStab& solver, const AdjointProblem<T>& problem, Lin
       if (std::isfinite(seen[s])) state.amplification[s] = std::max(state.amplification[s], seen[s]);
     const Numbers alpha = ratio(rho, dots(shadow, v, problem.systems));
     add_scaled(state.r, v, negated(alpha));
-    const Values<T> t = apply(state.r);
+    const Values<T, D> t = apply(state.r);
     const Numbers omega = ratio(dots(t, state.r, problem.systems), dots(t, t, problem.systems));
     add_scaled(state.g, p, alpha);
     add_scaled(state.g, state.r, omega);
@@ -197,23 +197,23 @@ void solve_adjoint(const BiCgStab& solver, const AdjointProblem<T>& problem, Lin
   }
 }
 
-template <class T>
-void solve_adjoint(const NormalCg& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D>
+void solve_adjoint(const NormalCg& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   const auto n = static_cast<std::size_t>(problem.systems);
   const int product_limit = progress.report().products + solver.max_products;
-  const ValueMap<T> forward = problem.make_forward();
-  const auto i_minus = [&](const ValueMap<T>& map, const Values<T>& v) {
-    Values<T> out = map(v);
+  const ValueMap<T, D> forward = problem.make_forward();
+  const auto i_minus = [&](const ValueMap<T, D>& map, const Values<T, D>& v) {
+    Values<T, D> out = map(v);
     mix(out, filled(n, -1), v, filled(n, 1));
     return out;
   };
-  Values<T> z = i_minus(forward, state.r), p = z;
+  Values<T, D> z = i_minus(forward, state.r), p = z;
   if (solver.eta > 0) add_scaled(z, state.g, filled(n, -solver.eta)), p = z;
   progress.report().products += 1;
   Numbers zz = dots(z, z, problem.systems);
   while (progress.any_active()) {
-    const Values<T> w = i_minus(problem.product, p);
+    const Values<T, D> w = i_minus(problem.product, p);
     Numbers curvature = dots(w, w, problem.systems), alpha(n), beta(n);
     const Numbers pp = dots(p, p, problem.systems), mask = progress.mask();
     for (std::size_t s = 0; s < n; ++s) {
@@ -266,8 +266,8 @@ inline bool eliminate(std::vector<double>& m, std::vector<double>& b, Index n) {
   return true;
 }
 
-template <class T>
-void solve_adjoint(const Dense&, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D>
+void solve_adjoint(const Dense&, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   Index size = 0;  // numbers in one system
   for (const auto& part : problem.b) size += problem.systems > 0 ? part.size() / problem.systems : 0;
@@ -283,11 +283,12 @@ void solve_adjoint(const Dense&, const AdjointProblem<T>& problem, LinearSolutio
   };
   const auto n = static_cast<std::size_t>(problem.systems);
   const auto count = static_cast<std::size_t>(size);
+  Values<T> right = moved_to<Cpu>(problem.b), solution = moved_to<Cpu>(state.g);
   std::vector<std::vector<double>> matrices(n, std::vector<double>(count * count));
   for (Index k = 0; k < size; ++k) {
-    Values<T> unit = zeros_like(problem.b);
+    Values<T> unit = zeros_like(right);
     for (Index s = 0; s < problem.systems; ++s) element(unit, s, k) = T{1};
-    Values<T> column = problem.product(unit);
+    Values<T> column = moved_to<Cpu>(problem.product(moved_to<D>(unit)));
     ++progress.report().products;
     for (Index s = 0; s < problem.systems; ++s)
       for (Index i = 0; i < size; ++i)
@@ -296,7 +297,6 @@ void solve_adjoint(const Dense&, const AdjointProblem<T>& problem, LinearSolutio
   }
   Numbers& radius = progress.report().spectral_radius;
   radius.assign(n, 0.0);
-  Values<T> right = problem.b;
   for (std::size_t s = 0; s < n; ++s) {
     if (!progress.active(s)) continue;
     radius[s] = growth_of_powers(count, [&, &a = matrices[s]](const std::vector<double>& v, std::vector<double>& y) {
@@ -312,12 +312,13 @@ void solve_adjoint(const Dense&, const AdjointProblem<T>& problem, LinearSolutio
     progress.set(s, regular ? Verdict::converged : Verdict::stalled);
     if (!regular) continue;
     for (Index k = 0; k < size; ++k)
-      element(state.g, static_cast<Index>(s), k) = static_cast<T>(x[static_cast<std::size_t>(k)]);
+      element(solution, static_cast<Index>(s), k) = static_cast<T>(x[static_cast<std::size_t>(k)]);
   }
+  state.g = moved_to<D>(solution);
 }
 
-template <class T>
-void solve_adjoint(const Auto& solver, const AdjointProblem<T>& problem, LinearSolution<T>& state,
+template <class T, class D>
+void solve_adjoint(const Auto& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   bool gave_up = false;
   run_series(solver.first, problem, state, progress, std::numeric_limits<double>::infinity(),

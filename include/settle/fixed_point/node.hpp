@@ -77,7 +77,7 @@ class Node {
  public:
   /// The step at z. Arguments that are on a tape are differentiable.
   Node(NodeSource<T, D> source, const Values<T, D>& z, const Vars<T, D>& arguments) : source_(std::move(source)) {
-    const std::size_t before = Memory::instance().use().current;
+    const std::size_t before = MemoryOf<D>::instance().use().current;
     for (const auto& part : z) z_.push_back(tape_.leaf(part));
     for (const auto& a : arguments) arguments_.push_back(a.tape() ? tape_.leaf(a.value()) : a);
     try {
@@ -90,7 +90,7 @@ class Node {
       require(p < z_next_.size() && z_next_[p].shape() == z[p].shape(), "fixed_point",
               "the step must keep the state's shape ", z[p].shape());
     penalty_ = make_penalty();
-    source_.report->bytes = Memory::instance().use().current - before + bytes_of(z);
+    source_.report->bytes = MemoryOf<D>::instance().use().current - before + bytes_of(z);
   }
 
   Values<T, D> z_next() const { return values_of<T, D>(z_next_); }

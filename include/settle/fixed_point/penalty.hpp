@@ -116,11 +116,11 @@ Var<T, D> hutchinson_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const Hut
     Random random(options.seed, static_cast<std::uint64_t>(probe));
     Vars<T, D> v;
     for (const auto& part : z_next) {
-      Tensor<T, D> direction(part.shape());
+      Tensor<T> direction(part.shape());
       T* x = direction.mutable_data();
       for (Index k = 0; k < direction.size(); ++k)
         x[k] = static_cast<T>(options.rademacher ? (random.bits() & 1u ? 1.0 : -1.0) : random.normal());
-      v.emplace_back(direction);
+      v.emplace_back(to<D>(direction));
     }
     for (const auto& part : product(v, true)) terms.push_back(sum(map([](auto x) { return x * x; }, part)));
   }
@@ -130,8 +130,8 @@ Var<T, D> hutchinson_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const Hut
 }
 
 /// Unit vectors, one for each system: scaled in place.
-template <class T>
-void normalise(Values<T>& v, Index systems) {
+template <class T, class D>
+void normalise(Values<T, D>& v, Index systems) {
   Numbers lengths = norms(v, systems);
   for (double& length : lengths) length = length > 0 && std::isfinite(length) ? 1 / length : 0;
   scale(v, lengths);
@@ -146,7 +146,7 @@ Var<T, D> spectral_hinge_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const
   Pullback<T, D> product(z_next, z);
   if (direction.empty()) {
     Random random(options.seed);
-    for (const auto& part : z) direction.push_back(normal<T>(part.shape(), 0, 1, random));
+    for (const auto& part : z) direction.push_back(normal<T, D>(part.shape(), 0, 1, random));
   }
   normalise(direction, systems);
   for (int k = 0; k < options.products; ++k) {

@@ -4,13 +4,11 @@
 #include <limits>
 #include <vector>
 
-#include "settle/core/tensor.hpp"
-#include "settle/core/threads.hpp"
+#include "settle/cpu/backend.hpp"
 
 // States as vectors: the few operations that the solvers do on them. A state is a list of tensors whose axis 0 is the
-// batch, and it holds one system of equations per sample, or a single one when the step mixes samples. Sums are taken
-// in double and in an order that depends on a sample's size alone, so that a sample's result is the same bits in any
-// batch.
+// batch, and it holds one system of equations per sample, or a single one when the step mixes samples. A sample's sums
+// are the same bits in any batch.
 namespace settle::fixed_point::detail {
 
 template <class T, class D = Cpu>
@@ -19,129 +17,77 @@ using Values = std::vector<Tensor<T, D>>;
 /// A number for each system.
 using Numbers = std::vector<double>;
 
-/// Calls f(system, piece, begin, end) on the pieces of an array of `size` values that is split evenly among systems.
-/// The pieces depend on a system's size alone.
-template <class F>
-void each_piece(Index size, Index systems, const F& f) {
-  constexpr Index piece_length = 8192;
-  const Index length = systems > 0 ? size / systems : 0;
-  const Index pieces = (length + piece_length - 1) / piece_length;
-  const Index grain = std::max<Index>(1, 4 * piece_length / std::max<Index>(1, std::min(length, piece_length)));
-  ThreadPool::instance().parallel_for(systems * pieces, grain, [&](Index first, Index last) {
-    for (Index piece = first; piece < last; ++piece) {
-      const Index s = piece / pieces, start = piece % pieces * piece_length;
-      f(s, piece, s * length + start, s * length + std::min(length, start + piece_length));
-    }
-  });
-}
-
-/// Adds to each system's number the sum of g(k) over its elements k, taken in double.
-template <class G>
-void add_sums(Index size, Numbers& out, const G& g) {
-  const auto systems = static_cast<Index>(out.size());
-  if (size == 0) return;
-  std::vector<double> partial(static_cast<std::size_t>(size / 8192 + systems + 1), 0.0);
-  std::vector<Index> owner(partial.size(), -1);
-  each_piece(size, systems, [&](Index s, Index piece, Index begin, Index end) {
-    double sums[4] = {};
-    Index k = begin;
-    for (; k + 4 <= end; k += 4)
-      for (Index i = 0; i < 4; ++i) sums[i] += g(k + i);
-    for (; k < end; ++k) sums[0] += g(k);
-    partial[static_cast<std::size_t>(piece)] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    owner[static_cast<std::size_t>(piece)] = s;
-  });
-  for (std::size_t piece = 0; piece < partial.size(); ++piece)
-    if (owner[piece] >= 0) out[static_cast<std::size_t>(owner[piece])] += partial[piece];
-}
-
 /// a · b for each system.
-template <class T>
-Numbers dots(const Values<T>& a, const Values<T>& b, Index systems) {
+template <class T, class D>
+Numbers dots(const Values<T, D>& a, const Values<T, D>& b, Index systems) {
   Numbers out(static_cast<std::size_t>(systems), 0.0);
-  for (std::size_t p = 0; p < a.size(); ++p) {
-    const T *x = a[p].data(), *y = b[p].data();
-    add_sums(a[p].size(), out, [&](Index k) { return static_cast<double>(x[k]) * static_cast<double>(y[k]); });
-  }
+  for (std::size_t p = 0; p < a.size(); ++p) Backend<D>::add_dots(a[p].size(), a[p].data(), b[p].data(), out);
   return out;
 }
 
 /// |a| for each system.
-template <class T>
-Numbers norms(const Values<T>& a, Index systems) {
+template <class T, class D>
+Numbers norms(const Values<T, D>& a, Index systems) {
   Numbers out = dots(a, a, systems);
   for (double& v : out) v = std::sqrt(v);
   return out;
 }
 
 /// |a - b| for each system.
-template <class T>
-Numbers distances(const Values<T>& a, const Values<T>& b, Index systems) {
+template <class T, class D>
+Numbers distances(const Values<T, D>& a, const Values<T, D>& b, Index systems) {
   Numbers out(static_cast<std::size_t>(systems), 0.0);
-  for (std::size_t p = 0; p < a.size(); ++p) {
-    const T *x = a[p].data(), *y = b[p].data();
-    add_sums(a[p].size(), out, [&](Index k) {
-      const double d = static_cast<double>(x[k]) - static_cast<double>(y[k]);
-      return d * d;
-    });
-  }
+  for (std::size_t p = 0; p < a.size(); ++p)
+    Backend<D>::add_square_distances(a[p].size(), a[p].data(), b[p].data(), out);
   for (double& v : out) v = std::sqrt(v);
   return out;
 }
 
 /// The largest |a_j|; NaN if there is one.
-template <class T>
-double largest_magnitude(const Values<T>& a) {
+template <class T, class D>
+double largest_magnitude(const Values<T, D>& a) {
   double best = 0;
-  for (const auto& part : a)
-    for (const T v : part.values()) {
-      const double size = std::abs(static_cast<double>(v));
-      if (size != size) return size;
-      best = std::max(best, size);
-    }
+  for (const auto& part : a) {
+    const double here = Backend<D>::largest_magnitude(part.size(), part.data());
+    if (here != here) return here;
+    best = std::max(best, here);
+  }
   return best;
 }
 
 /// y <- c y + d x with numbers for each system. Where a number is 0 its vector is not read: NaN there does not spread.
-template <class T>
-void mix(Values<T>& y, const Numbers& c, const Values<T>& x, const Numbers& d) {
-  const auto systems = static_cast<Index>(c.size());
+template <class T, class D>
+void mix(Values<T, D>& y, const Numbers& c, const Values<T, D>& x, const Numbers& d) {
   for (std::size_t p = 0; p < y.size(); ++p) {
-    T* to = y[p].mutable_data();
-    const T* from = x[p].data();
-    each_piece(y[p].size(), systems, [&](Index s, Index, Index begin, Index end) {
-      const auto keep = static_cast<T>(c[static_cast<std::size_t>(s)]),
-                 add = static_cast<T>(d[static_cast<std::size_t>(s)]);
-      if (add == T{0} && keep == T{0}) {
-        std::fill(to + begin, to + end, T{0});
-      } else if (add == T{0}) {
-        if (keep != T{1})
-          for (Index k = begin; k < end; ++k) to[k] *= keep;
-      } else if (keep == T{0}) {
-        for (Index k = begin; k < end; ++k) to[k] = add * from[k];
-      } else {
-        for (Index k = begin; k < end; ++k) to[k] = keep * to[k] + add * from[k];
-      }
-    });
+    T* const to = y[p].mutable_data();
+    Backend<D>::mix(y[p].size(), c, to, d, x[p].data());
   }
 }
 
 /// y <- y + d x.
-template <class T>
-void add_scaled(Values<T>& y, const Values<T>& x, const Numbers& d) {
+template <class T, class D>
+void add_scaled(Values<T, D>& y, const Values<T, D>& x, const Numbers& d) {
   mix(y, Numbers(d.size(), 1.0), x, d);
 }
 
 /// y <- c y.
-template <class T>
-void scale(Values<T>& y, const Numbers& c) {
+template <class T, class D>
+void scale(Values<T, D>& y, const Numbers& c) {
   mix(y, c, y, Numbers(c.size(), 0.0));
 }
 
+/// A state in another device's memory.
+template <class To, class T, class From>
+Values<T, To> moved_to(const Values<T, From>& a) {
+  Values<T, To> out;
+  for (const auto& part : a) out.push_back(to<To>(part));
+  return out;
+}
+
 /// Zeros of a state's shapes.
-template <class T>
-Values<T> zeros_like(const Values<T>& a) {
-  Values<T> out;
+template <class T, class D>
+Values<T, D> zeros_like(const Values<T, D>& a) {
+  Values<T, D> out;
   for (const auto& part : a) out.emplace_back(part.shape(), T{0});
   return out;
 }
@@ -149,8 +95,8 @@ Values<T> zeros_like(const Values<T>& a) {
 /// The power of two that brings the largest magnitude of all into [1, 2): scaling by it rounds nothing, so a result
 /// computed from the scaled values is homogeneous to the last bit under powers of two. 1 for zero and non-finite
 /// values.
-template <class T>
-double power_of_two_to_unit(const Values<T>& a) {
+template <class T, class D>
+double power_of_two_to_unit(const Values<T, D>& a) {
   constexpr int limit = std::numeric_limits<T>::max_exponent - 8;  // the power itself must be representable
   const double v = largest_magnitude(a);
   return v > 0 && std::isfinite(v) ? std::ldexp(1.0, std::clamp(-std::ilogb(v), -limit, limit)) : 1.0;
@@ -160,25 +106,27 @@ double power_of_two_to_unit(const Values<T>& a) {
 using Rows = std::vector<Index>;
 
 /// The given samples of a tensor, along axis 0.
-template <class T>
-Tensor<T> gather_rows(const Tensor<T>& from, const Rows& rows) {
+template <class T, class D>
+Tensor<T, D> gather_rows(const Tensor<T, D>& from, const Rows& rows) {
   Shape shape = from.shape();
   const Index length = shape[0] > 0 ? from.size() / shape[0] : 0;
   shape[0] = std::ssize(rows);
-  Tensor<T> out(shape);
-  T* to = out.mutable_data();
+  Tensor<T, D> out(shape);
+  T* const to = out.mutable_data();
   for (std::size_t k = 0; k < rows.size(); ++k)
-    std::copy_n(from.data() + rows[k] * length, length, to + static_cast<Index>(k) * length);
+    D::copy(to + static_cast<Index>(k) * length, from.data() + rows[k] * length,
+            static_cast<std::size_t>(length) * sizeof(T));
   return out;
 }
 
 /// Writes samples back to where gather_rows took them from.
-template <class T>
-void scatter_rows(const Tensor<T>& from, const Rows& rows, Tensor<T>& to) {
+template <class T, class D>
+void scatter_rows(const Tensor<T, D>& from, const Rows& rows, Tensor<T, D>& to) {
   const Index length = to.shape()[0] > 0 ? to.size() / to.shape()[0] : 0;
-  T* into = to.mutable_data();
+  T* const into = to.mutable_data();
   for (std::size_t k = 0; k < rows.size(); ++k)
-    std::copy_n(from.data() + static_cast<Index>(k) * length, length, into + rows[k] * length);
+    D::copy(into + rows[k] * length, from.data() + static_cast<Index>(k) * length,
+            static_cast<std::size_t>(length) * sizeof(T));
 }
 
 /// The same of every part of a state, or of every state of a history; nothing of nothing.
@@ -189,8 +137,8 @@ std::vector<Part> gather_rows(const std::vector<Part>& from, const Rows& rows) {
   return out;
 }
 
-template <class T>
-void scatter_rows(const Values<T>& from, const Rows& rows, Values<T>& to) {
+template <class T, class D>
+void scatter_rows(const Values<T, D>& from, const Rows& rows, Values<T, D>& to) {
   for (std::size_t p = 0; p < from.size(); ++p) scatter_rows(from[p], rows, to[p]);
 }
 
@@ -221,10 +169,10 @@ inline Numbers quotients(const Numbers& a, const Numbers& b) {
   return out;
 }
 
-template <class T>
-std::size_t bytes_of(const Values<T>& a) {
+template <class T, class D>
+std::size_t bytes_of(const Values<T, D>& a) {
   std::size_t out = 0;
-  for (const auto& part : a) out += static_cast<std::size_t>(part.size()) * sizeof(T);
+  for (const auto& part : a) out += part.bytes();
   return out;
 }
 

@@ -33,6 +33,7 @@ struct SpectraProduct {
   std::int32_t planes = 0, sources = 0, rows = 0;
   std::int32_t weight_row = 0, weight_source = 0;  ///< strides, in spectra
   std::int32_t conjugate = 0;                      ///< whether the weights' spectra are conjugated
+  std::int32_t add = 0;                            ///< whether correlate_spectra adds to what is there
 };
 
 namespace detail {
@@ -130,8 +131,8 @@ __device__ inline void half_transform(int place, Load load, Store store) {
 
 /// Spectra [pair][channel][64 * 64] of tiles. Arguments: Tiles, const float* x, float* spectra; a block for each
 /// channel of each pair.
-inline Kernel transform_tiles() {
-  return for_scalar<float>("transform_tiles", detail::transform_text() + R"cuda(
+inline const Kernel& transform_tiles() {
+  static const Kernel kernel = for_scalar<float>("transform_tiles", detail::transform_text() + R"cuda(
 extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* x, Complex* spectra) {
   __shared__ Complex s[64 * 65];
   const int channel = int(blockIdx.x % unsigned(g.channels));
@@ -157,13 +158,14 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* 
                                [&](int unit, int i, Complex v) { spectra[(8 * (unit >> 6) + i) * 64 + (unit & 63)] = v; });
 }
 )cuda",
-                           {.registers = 96, .shared = 64 * 65 * 8});
+                                                 {.registers = 96, .shared = 64 * 65 * 8});
+  return kernel;
 }
 
 /// The tiles of spectra, each value times 1 / 64^2. Arguments: Tiles, const float* spectra, float* y; a block for each
 /// channel of each pair.
-inline Kernel inverse_transform_tiles() {
-  return for_scalar<float>("inverse_transform_tiles", detail::transform_text() + R"cuda(
+inline const Kernel& inverse_transform_tiles() {
+  static const Kernel kernel = for_scalar<float>("inverse_transform_tiles", detail::transform_text() + R"cuda(
 extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Complex* spectra, float* y) {
   __shared__ Complex s[64 * 65];
   const int channel = int(blockIdx.x % unsigned(g.channels));
@@ -193,15 +195,16 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Complex
                               });
 }
 )cuda",
-                           {.registers = 96, .shared = 64 * 65 * 8});
+                                                 {.registers = 96, .shared = 64 * 65 * 8});
+  return kernel;
 }
 
 /// out[p][r] = sum over s of in[p][s] weights[r weight_row + s weight_source] at each frequency; each thread has two
 /// planes and four rows. Arguments: SpectraProduct, const float* in, const float* weights, float* out.
-inline Kernel multiply_spectra() {
-  return for_scalar<float>("multiply_spectra", R"cuda(
+inline const Kernel& multiply_spectra() {
+  static const Kernel kernel = for_scalar<float>("multiply_spectra", R"cuda(
 struct Complex { float x, y; };
-struct Product { int planes, sources, rows, weight_row, weight_source, conjugate; };
+struct Product { int planes, sources, rows, weight_row, weight_source, conjugate, add; };
 const int rows_at_once = 4, planes_at_once = 2, sources_at_once = 32;
 
 extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Complex* in, const Complex* weights, Complex* out) {
@@ -245,15 +248,18 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
         out[(uint64(first_plane + p) * uint64(g.rows) + uint64(first_row + r)) * 4096 + frequency] = total[p][r];
 }
 )cuda",
-                           {.registers = 96, .shared = 4 * 32 * 32 * 8});
+                                                 {.registers = 96, .shared = 4 * 32 * 32 * 8});
+  return kernel;
 }
 
-/// out[r sources + s] = sum over p of in[p][s] conj(cotangents[p][r]) at each frequency, in the order of p; each thread
-/// has four rows and four sources. Arguments: SpectraProduct, const float* in, const float* cotangents, float* out.
-inline Kernel correlate_spectra() {
-  return for_scalar<float>("correlate_spectra", R"cuda(
+/// out[r sources + s] = sum over p of in[p][s] conj(cotangents[p][r]) at each frequency, in the order of p, or that
+/// added to what is there; each thread has four rows and four sources. Arguments: SpectraProduct, const float* in,
+/// const float* cotangents, float* out.
+inline const Kernel& correlate_spectra() {
+  static const Kernel kernel = for_scalar<float>("correlate_spectra", R"cuda(
 struct Complex { float x, y; };
-struct Product { int planes, sources, rows, weight_row, weight_source, conjugate; };
+struct Product { int planes, sources, rows, weight_row, weight_source, conjugate, add; };
+__device__ inline Complex operator+(Complex a, Complex b) { return {a.x + b.x, a.y + b.y}; }
 const int side = 4;
 
 extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Complex* in, const Complex* cotangents, Complex* out) {
@@ -282,35 +288,46 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
   }
   for (int r = 0; r < side; ++r)
     for (int s = 0; s < side; ++s)
-      if (first_row + r < g.rows && first_source + s < g.sources)
-        out[uint64((first_row + r) * g.sources + first_source + s) * 4096 + frequency] = total[r][s];
+      if (first_row + r < g.rows && first_source + s < g.sources) {
+        Complex& to = out[uint64((first_row + r) * g.sources + first_source + s) * 4096 + frequency];
+        to = g.add ? to + total[r][s] : total[r][s];
+      }
 }
 )cuda",
-                           {.registers = 128});
+                                                 {.registers = 128});
+  return kernel;
 }
 
-/// A convolution and its two derivatives as launches of the kernels above; `launch(kernel, grid, arguments)`. Spectra
-/// are counted in floats.
+/// A convolution and its two derivatives as launches of the kernels above, a chunk of images after the other;
+/// `launch(kernel, grid, arguments)`. Spectra are counted in floats.
 class FftConvolution {
  public:
   static constexpr Index spectrum = 2 * 64 * 64;
 
-  /// Throws Error unless the stride, the dilation and the groups are 1 and the kernel is at most 48 x 48. `block` is
-  /// the number of threads in a block.
-  explicit FftConvolution(const cpu::ConvGeometry& geometry, unsigned block = 256) : g_(geometry), block_(block) {
-    require(g_.stride_h == 1 && g_.stride_w == 1 && g_.dilation_h == 1 && g_.dilation_w == 1 && g_.groups == 1 &&
-                g_.kernel_height <= 48 && g_.kernel_width <= 48,
-            "conv", "tiles of 64 x 64 serve stride 1, dilation 1, one group and kernels up to 48 x 48, got ",
-            g_.kernel_height, " x ", g_.kernel_width);
+  static bool serves(const cpu::ConvGeometry& g) {
+    return g.stride_h == 1 && g.stride_w == 1 && g.dilation_h == 1 && g.dilation_w == 1 && g.groups == 1 &&
+           g.kernel_height <= 48 && g.kernel_width <= 48;
   }
+
+  /// A chunk has `images` images; with 0 as many as leave its spectra in a second-level cache. `block` is the number of
+  /// threads in a block. Throws Error unless the stride, the dilation and the groups are 1 and the kernel is at most
+  /// 48 x 48.
+  explicit FftConvolution(const cpu::ConvGeometry& geometry, Index images = 0, unsigned block = 256)
+      : g_(geometry), block_(block) {
+    require(serves(g_), "conv",
+            "tiles of 64 x 64 serve stride 1, dilation 1, one group and kernels up to 48 x 48, got ", g_.kernel_height,
+            " x ", g_.kernel_width);
+    const Index in_cache = (Index{48} << 20) / (pairs(1) * (g_.in_channels + g_.out_channels) * spectrum * 4 + 1);
+    images_ = std::clamp<Index>(images > 0 ? images : in_cache, 1, std::max<Index>(g_.batch, 1));
+  }
+
+  /// The tiles of one image: what the three products' costs go by.
+  Index tiles() const { return covering(1, 1, g_.out_height(), g_.out_width()).count(); }
 
   /// The weights' spectra, made once for all products with them.
   Index weight_spectra() const { return g_.out_channels * g_.in_channels * spectrum; }
   /// What each product takes besides.
-  Index scratch() const {
-    const Index pairs = std::max(output_tiles().pairs(), input_tiles().pairs());
-    return (pairs * (g_.in_channels + g_.out_channels) + g_.out_channels * g_.in_channels) * spectrum;
-  }
+  Index scratch() const { return scratch_of_chunk() + weight_spectra(); }
 
   template <class Launch>
   void transform_weights(Launch&& launch, const float* w, float* spectra) const {
@@ -320,63 +337,84 @@ class FftConvolution {
   /// y = conv(x, w).
   template <class Launch>
   void convolve(Launch&& launch, const float* x, const float* weight_spectra, float* y, float* scratch) const {
-    Tiles in = output_tiles(), out = output_tiles();
-    in.channels = i32(g_.in_channels), in.height = i32(g_.in_height), in.width = i32(g_.in_width);
-    in.origin_y = -i32(g_.pad_h), in.origin_x = -i32(g_.pad_w);
-    float* const product = scratch + in.pairs() * g_.in_channels * spectrum;
-    forward(launch, in, x, scratch);
-    multiply(launch, {i32(in.pairs()), i32(g_.in_channels), i32(g_.out_channels), i32(g_.in_channels), 1, 1}, scratch,
-             weight_spectra, product);
-    inverse(launch, out, product, y);
+    for_each_chunk([&](Index image, Index images) {
+      const Tiles in = windows_of_x(images), out = output_tiles(images);
+      float* const product = scratch + in.pairs() * g_.in_channels * spectrum;
+      forward(launch, in, x + image * size_of_x(), scratch);
+      multiply(launch, {i32(in.pairs()), i32(g_.in_channels), i32(g_.out_channels), i32(g_.in_channels), 1, 1}, scratch,
+               weight_spectra, product);
+      inverse(launch, out, product, y + image * size_of_y());
+    });
   }
 
   /// dx, the derivative of <dy, conv(x, w)> by x.
   template <class Launch>
   void input_gradient(Launch&& launch, const float* dy, const float* weight_spectra, float* dx, float* scratch) const {
-    Tiles in = input_tiles(), out = input_tiles();
-    in.channels = i32(g_.out_channels), in.height = i32(g_.out_height()), in.width = i32(g_.out_width());
-    out.crop_y = i32(g_.kernel_height) - 1, out.crop_x = i32(g_.kernel_width) - 1;
-    in.origin_y = i32(g_.pad_h) - out.crop_y, in.origin_x = i32(g_.pad_w) - out.crop_x;
-    float* const product = scratch + in.pairs() * g_.out_channels * spectrum;
-    forward(launch, in, dy, scratch);
-    multiply(launch, {i32(in.pairs()), i32(g_.out_channels), i32(g_.in_channels), 1, i32(g_.in_channels), 0}, scratch,
-             weight_spectra, product);
-    inverse(launch, out, product, dx);
+    for_each_chunk([&](Index image, Index images) {
+      Tiles in = input_tiles(images), out = in;
+      in.channels = i32(g_.out_channels), in.height = i32(g_.out_height()), in.width = i32(g_.out_width());
+      out.crop_y = i32(g_.kernel_height) - 1, out.crop_x = i32(g_.kernel_width) - 1;
+      in.origin_y = i32(g_.pad_h) - out.crop_y, in.origin_x = i32(g_.pad_w) - out.crop_x;
+      float* const product = scratch + in.pairs() * g_.out_channels * spectrum;
+      forward(launch, in, dy + image * size_of_y(), scratch);
+      multiply(launch, {i32(in.pairs()), i32(g_.out_channels), i32(g_.in_channels), 1, i32(g_.in_channels), 0}, scratch,
+               weight_spectra, product);
+      inverse(launch, out, product, dx + image * size_of_x());
+    });
   }
 
   /// dw, the derivative of <dy, conv(x, w)> by w.
   template <class Launch>
   void weight_gradient(Launch&& launch, const float* x, const float* dy, float* dw, float* scratch) const {
-    Tiles in = output_tiles(), cotangents = output_tiles();
-    in.channels = i32(g_.in_channels), in.height = i32(g_.in_height), in.width = i32(g_.in_width);
-    in.origin_y = -i32(g_.pad_h), in.origin_x = -i32(g_.pad_w);
-    cotangents.take_y = cotangents.step_y, cotangents.take_x = cotangents.step_x;
-    float* const of_dy = scratch + in.pairs() * g_.in_channels * spectrum;
-    float* const product = of_dy + in.pairs() * g_.out_channels * spectrum;
-    forward(launch, in, x, scratch);
-    forward(launch, cotangents, dy, of_dy);
-    const SpectraProduct p{i32(in.pairs()), i32(g_.in_channels), i32(g_.out_channels), 0, 0, 0};
-    const unsigned lanes = std::min(32u, block_), rows = block_ / lanes;
-    const Index tiles = (p.rows + 3) / 4 * ((p.sources + 3) / 4);
-    run(launch, correlate_spectra(), {groups_of(1, 4096 / lanes * groups_of(rows, tiles)), 1, lanes, rows}, p, scratch,
-        of_dy, product);
+    float* const product = scratch + scratch_of_chunk();
+    for_each_chunk([&](Index image, Index images) {
+      const Tiles in = windows_of_x(images);
+      Tiles cotangents = output_tiles(images);
+      cotangents.take_y = cotangents.step_y, cotangents.take_x = cotangents.step_x;
+      float* const of_dy = scratch + in.pairs() * g_.in_channels * spectrum;
+      forward(launch, in, x + image * size_of_x(), scratch);
+      forward(launch, cotangents, dy + image * size_of_y(), of_dy);
+      const SpectraProduct p{
+          .planes = i32(in.pairs()), .sources = i32(g_.in_channels), .rows = i32(g_.out_channels), .add = image > 0};
+      const unsigned lanes = std::min(32u, block_), rows = block_ / lanes;
+      const Index blocks = (p.rows + 3) / 4 * ((p.sources + 3) / 4);
+      run(launch, correlate_spectra(), {groups_of(1, 4096 / lanes * groups_of(rows, blocks)), 1, lanes, rows}, p,
+          scratch, of_dy, product);
+    });
     inverse(launch, kernel_tiles(), product, dw);
   }
 
  private:
   static std::int32_t i32(Index v) { return static_cast<std::int32_t>(v); }
 
+  Index size_of_x() const { return g_.in_channels * g_.in_pixels(); }
+  Index size_of_y() const { return g_.out_channels * g_.out_pixels(); }
+
+  template <class F>
+  void for_each_chunk(const F& f) const {
+    for (Index image = 0; image < g_.batch; image += images_) f(image, std::min(images_, g_.batch - image));
+  }
+
   /// Tiles that cover planes of an extent by the parts that a kernel leaves valid.
-  Tiles covering(Index channels, Index height, Index width) const {
+  Tiles covering(Index images, Index channels, Index height, Index width) const {
     const Index step_y = 64 - g_.kernel_height + 1, step_x = 64 - g_.kernel_width + 1;
     Tiles out;
-    out.images = i32(g_.batch), out.channels = i32(channels), out.height = i32(height), out.width = i32(width);
+    out.images = i32(images), out.channels = i32(channels), out.height = i32(height), out.width = i32(width);
     out.tiles_y = i32((height + step_y - 1) / step_y), out.tiles_x = i32((width + step_x - 1) / step_x);
     out.step_y = out.keep_y = i32(step_y), out.step_x = out.keep_x = i32(step_x);
     return out;
   }
-  Tiles output_tiles() const { return covering(g_.out_channels, g_.out_height(), g_.out_width()); }
-  Tiles input_tiles() const { return covering(g_.in_channels, g_.in_height, g_.in_width); }
+  Tiles output_tiles(Index images) const { return covering(images, g_.out_channels, g_.out_height(), g_.out_width()); }
+  Tiles input_tiles(Index images) const { return covering(images, g_.in_channels, g_.in_height, g_.in_width); }
+  /// The parts of x that the tiles of the outputs read.
+  Tiles windows_of_x(Index images) const {
+    Tiles out = output_tiles(images);
+    out.channels = i32(g_.in_channels), out.height = i32(g_.in_height), out.width = i32(g_.in_width);
+    out.origin_y = -i32(g_.pad_h), out.origin_x = -i32(g_.pad_w);
+    return out;
+  }
+  Index scratch_of_chunk() const { return pairs(images_) * (g_.in_channels + g_.out_channels) * spectrum; }
+  Index pairs(Index images) const { return std::max(output_tiles(images).pairs(), input_tiles(images).pairs()); }
   Tiles kernel_tiles() const {
     Tiles out;
     out.channels = i32(g_.out_channels * g_.in_channels);
@@ -416,6 +454,7 @@ class FftConvolution {
 
   cpu::ConvGeometry g_;
   unsigned block_;
+  Index images_ = 1;  ///< of a chunk
 };
 
 }  // namespace settle::kernels

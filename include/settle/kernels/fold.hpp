@@ -28,7 +28,7 @@ struct Fold {
   /// A row of threads for each result; few values to combine share a block with other results' rows.
   Grid grid(unsigned block = 256) const {
     const unsigned lanes = std::min(block, power_of_two_from(static_cast<Index>((count + 15) / 16)));
-    const unsigned rows = block / lanes;
+    const unsigned rows = std::min(block / lanes, power_of_two_from(static_cast<Index>(results)));
     return {groups_of(rows, static_cast<Index>(results)), 1, lanes, rows};
   }
 };

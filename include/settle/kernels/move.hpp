@@ -39,6 +39,18 @@ extern "C" __global__ void __launch_bounds__(256) $(const Axes at, const real* x
                        {.registers = 48});
 }
 
+/// Every value equal to one. Arguments: T* y, uint64 count, T value.
+template <class T>
+Kernel fill() {
+  return for_scalar<T>("fill", R"cuda(
+extern "C" __global__ void __launch_bounds__(256) $(real* y, uint64 count, real value) {
+  const uint64 at = uint64(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (at < count) y[at] = value;
+}
+)cuda",
+                       {.registers = 24});
+}
+
 /// y (outer, count, inner): y[o, k, :] = x[o, indices[k], :], for x (outer, extent, inner). Arguments: uint64 outer,
 /// extent, inner, count, const int64* indices, const T* x, T* y.
 template <class T>

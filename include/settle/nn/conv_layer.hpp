@@ -25,8 +25,8 @@ struct ConvLayer {
   /// PyTorch's default initial values.
   static ConvLayer initial(Index out, Index in, Index kernel, ParameterStreams& streams) {
     const Shape shape{out, in, kernel, kernel};
-    const auto weight = conv_uniform<T>(shape, shape, streams.next());
-    return {weight, conv_uniform<T>({out}, shape, streams.next())};
+    const auto weight = to<Device>(conv_uniform<T>(shape, shape, streams.next()));
+    return {weight, to<Device>(conv_uniform<T>({out}, shape, streams.next()))};
   }
 
   /// The convolution without the bias.

@@ -26,7 +26,7 @@ struct ConvLstmCell {
     const auto layer = [&] { return ConvLayer<T, Device>::initial(channels, channels, kernel, streams); };
     const auto kernels = [&] {
       const Shape shape{channels, channels, kernel, kernel};
-      return V(conv_uniform<T>(shape, shape, streams.next()));
+      return V(to<Device>(conv_uniform<T>(shape, shape, streams.next())));
     };
     return {.wxi = layer(),
             .wxf = layer(),

@@ -60,7 +60,7 @@ struct FeedForwardNet {
   static FeedForwardNet initial(Index channels, Index kernel, ParameterStreams& streams) {
     FeedForwardNet net;
     const Shape first{channels, 1, 7, 7};
-    net.conv0 = conv_uniform<T>(first, first, streams.next());
+    net.conv0 = to<Device>(conv_uniform<T>(first, first, streams.next()));
     for (auto& layer : net.conv) layer = ConvLayer<T, Device>::initial(channels, channels, kernel, streams);
     for (auto& norm : net.bn) norm = RunningBatchNorm<T, Device>::initial(channels, 1e-5);
     net.conv7 = ConvLayer<T, Device>::initial(2, channels, 1, streams);

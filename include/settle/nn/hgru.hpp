@@ -31,13 +31,15 @@ struct HgruCell {
   /// Initial values as in the released code, or with its intended gate biases (see Initialisation).
   static HgruCell initial(Index channels, Index kernel, ParameterStreams& streams,
                           Initialisation initialisation = Initialisation::released) {
-    const auto kernels = [&](Index k) { return V(orthogonal<T>({channels, channels, k, k}, streams.next())); };
+    const auto kernels = [&](Index k) {
+      return V(to<Device>(orthogonal<T>({channels, channels, k, k}, streams.next())));
+    };
     const auto vector = [&](double value) {
       return V(Tensor<T, Device>(Shape{channels, 1, 1}, static_cast<T>(value)));
     };
     Random random = streams.next();
-    Tensor<T, Device> b1 = uniform<T>(Shape{channels}, 1, 7, random);
-    if (initialisation == Initialisation::corrected) b1 = map([](auto u) { return log(u); }, V(b1)).value();
+    V b1 = to<Device>(uniform<T>(Shape{channels}, 1, 7, random));
+    if (initialisation == Initialisation::corrected) b1 = map([](auto u) { return log(u); }, b1);
     const auto norm = BatchNorm<T, Device>::initial(channels, 0.1, 0, 1e-3);
     return {.w_gate_inh = kernels(kernel),
             .w_gate_exc = kernels(kernel),
@@ -47,7 +49,7 @@ struct HgruCell {
             .w = vector(0.5),
             .mu = vector(1),
             .u1_gate = {kernels(1), b1},
-            .u2_gate = {kernels(1), -V(b1)},
+            .u2_gate = {kernels(1), -b1},
             .bn = {norm, norm, norm, norm}};
   }
 

@@ -17,7 +17,7 @@ struct BatchNormReadout {
   /// 0.01) for both classes (which cancels in the softmax).
   static BatchNormReadout initial(Index channels, ParameterStreams& streams) {
     return {BatchNorm<T, Device>::initial(channels, 1, 0, 1e-3),
-            {xavier_normal<T>(Shape{2, channels, 1, 1}, streams.next()),
+            {to<Device>(xavier_normal<T>(Shape{2, channels, 1, 1}, streams.next())),
              Tensor<T, Device>(Shape{2}, static_cast<T>(std::log(0.99 / 0.01)))}};
   }
 

@@ -14,7 +14,7 @@ struct SquaringStem {
   /// The Gabor bank, and biases U(-1/7, 1/7), as in the released code, which has 12 orientations: 25 channels.
   static SquaringStem initial(Index orientations, ParameterStreams& streams) {
     const Tensor<T> bank = cast<T>(gabor_bank(orientations));
-    return {{bank, conv_uniform<T>({bank.shape(0)}, bank.shape(), streams.next())}};
+    return {{to<Device>(bank), to<Device>(conv_uniform<T>({bank.shape(0)}, bank.shape(), streams.next()))}};
   }
 
   Var<T, Device> operator()(const Var<T, Device>& images) const {

@@ -18,11 +18,12 @@
 
 namespace settle {
 
+template <class T = double, class Device = Cpu>
 class OpSamples;  // ops/samples.hpp
 
 /// What the list below asks of an op: a name, and samples that the tests check its values and its gradients with.
 template <class Op>
-concept SampledOp = requires(OpSamples& s) {
+concept SampledOp = requires(OpSamples<>& s) {
   { Op::name } -> std::convertible_to<const char*>;
   Op::samples(s);
 };

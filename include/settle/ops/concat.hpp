@@ -24,7 +24,7 @@ Var<T, D> concat(const std::vector<Var<T, D>>& parts, int axis) {
   Index begin = 0;
   for (const auto& part : parts) {
     if (part.size() > 0)
-      cpu::copy_strided(part.shape(), part.value().data(), cpu::contiguous_strides(part.shape()),
+      Backend<D>::copy_strided(part.shape(), part.value().data(), cpu::contiguous_strides(part.shape()),
                         y.mutable_data() + begin * strides[static_cast<std::size_t>(along)], strides);
     begin += part.shape(along);
   }

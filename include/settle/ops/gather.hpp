@@ -1,23 +1,22 @@
 #pragma once
 #include <initializer_list>
-#include <memory>
 #include <utility>
 #include <vector>
 
 #include "settle/autodiff/tape.hpp"
-#include "settle/cpu/gather.hpp"
+#include "settle/cpu/backend.hpp"
 
 namespace settle {
 
 /// A list of positions along an axis, which copies (and so gather and its derivatives) share.
 class Indices {
  public:
-  Indices(std::vector<Index> indices) : shared_(std::make_shared<const std::vector<Index>>(std::move(indices))) {}
+  Indices(const std::vector<Index>& indices) : list_(Shape{std::ssize(indices)}, indices) {}
   Indices(std::initializer_list<Index> indices) : Indices(std::vector<Index>(indices)) {}
-  const std::vector<Index>& list() const { return *shared_; }
+  const Tensor<Index>& list() const { return list_; }
 
  private:
-  std::shared_ptr<const std::vector<Index>> shared_;
+  Tensor<Index> list_;
 };
 
 namespace detail {
@@ -31,9 +30,9 @@ inline std::pair<Index, Index> around(const Shape& shape, int axis) {
 }
 
 inline Index checked_count(const char* where, const Indices& indices, Index extent) {
-  for (Index i : indices.list())
+  for (Index i : indices.list().values())
     require(i >= 0 && i < extent, where, "index ", i, " is out of range for an axis of extent ", extent);
-  return static_cast<Index>(indices.list().size());
+  return indices.list().size();
 }
 
 }  // namespace detail
@@ -51,7 +50,7 @@ Var<T, D> gather(const Var<T, D>& x, int axis, const Indices& indices) {
   shape[along] = detail::checked_count("gather", indices, extent);
   const auto [outer, inner] = detail::around(shape, along);
   Tensor<T, D> y(shape);
-  cpu::gather<T>(outer, extent, inner, indices.list(), x.value().data(), y.mutable_data());
+  Backend<D>::gather(outer, extent, inner, indices.list(), x.value().data(), y.mutable_data());
   return record<T, D>("gather", y, {x}, [along, indices, extent](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     gradients.add(0, scatter_add(g, along, indices, extent));
   });
@@ -70,7 +69,7 @@ Var<T, D> scatter_add(const Var<T, D>& x, int axis, const Indices& indices, Inde
   shape[along] = extent;
   const auto [outer, inner] = detail::around(shape, along);
   Tensor<T, D> y(shape);
-  cpu::scatter_add<T>(outer, extent, inner, indices.list(), x.value().data(), y.mutable_data());
+  Backend<D>::scatter_add(outer, extent, inner, indices.list(), x.value().data(), y.mutable_data());
   return record<T, D>("scatter_add", y, {x}, [along, indices](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     gradients.add(0, gather(g, along, indices));
   });

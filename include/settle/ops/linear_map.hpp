@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "settle/autodiff/tape.hpp"
-#include "settle/cpu/sparse.hpp"
 #include "settle/ops/gather.hpp"
 
 namespace settle {
@@ -18,11 +17,13 @@ class LinearMap {
     for (Index c : matrix.column)
       require(c >= 0 && c < matrix.columns, "linear_map", "column ", c, " is outside a matrix of ", matrix.columns,
               " columns");
-    adjoint_ = std::make_shared<const SparseMatrix>(cpu::transposed(matrix));
-    forward_ = std::make_shared<const SparseMatrix>(std::move(matrix));
+    adjoint_ = std::make_shared<Shared>(cpu::transposed(matrix));
+    forward_ = std::make_shared<Shared>(std::move(matrix));
   }
 
-  const SparseMatrix& matrix() const { return *forward_; }
+  const SparseMatrix& matrix() const { return forward_->matrix; }
+  /// The slot for a device's form of the matrix.
+  std::shared_ptr<void>* derived() const { return &forward_->derived; }
   LinearMap adjoint() const {
     LinearMap out(*this);
     std::swap(out.forward_, out.adjoint_);
@@ -30,7 +31,13 @@ class LinearMap {
   }
 
  private:
-  std::shared_ptr<const SparseMatrix> forward_, adjoint_;
+  struct Shared {
+    explicit Shared(SparseMatrix m) : matrix(std::move(m)) {}
+    SparseMatrix matrix;
+    std::shared_ptr<void> derived;
+  };
+
+  std::shared_ptr<Shared> forward_, adjoint_;
 };
 
 /// The product of a constant sparse matrix M with each column along an axis: y[..., i, ...] = sum over j of M[i, j]
@@ -46,7 +53,7 @@ Var<T, D> apply_along(const Var<T, D>& x, int axis, const LinearMap& map) {
   shape[along] = m.rows;
   const auto [outer, inner] = detail::around(shape, along);
   Tensor<T, D> y(shape);
-  cpu::multiply_along(m, outer, inner, x.value().data(), y.mutable_data());
+  Backend<D>::multiply_along(m, map.derived(), outer, inner, x.value().data(), y.mutable_data());
   return record<T, D>("apply_along", y, {x}, [along, map](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     gradients.add(0, apply_along(g, along, map.adjoint()));
   });

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "settle/autodiff/tape.hpp"
-#include "settle/cpu/pointwise.hpp"
+#include "settle/cpu/backend.hpp"
 
 namespace settle {
 
@@ -36,8 +36,7 @@ struct first_var<A, Rest...> : first_var<Rest...> {};
 template <class V, class A>
 V as_var(const A& argument) {
   if constexpr (std::is_arithmetic_v<A>)
-    return Tensor<typename V::value_type, typename V::device_type>(Shape{},
-                                                                   static_cast<typename V::value_type>(argument));
+    return Backend<typename V::device_type>::number(static_cast<typename V::value_type>(argument));
   else
     return argument;
 }
@@ -61,7 +60,7 @@ struct KeptDerivatives {
     for (int r = 0; r < m; ++r) {
       // Cotangent 1 for one result of the function and 0 for the others.
       for (int k = 0; k < m; ++k) arguments[static_cast<std::size_t>(k)] = Tensor<T, D>(Shape{}, k == r ? T{1} : T{0});
-      std::vector<PointwiseResult<T>> into(needed.size());
+      std::vector<PointwiseResult<T, D>> into(needed.size());
       bool any = false;
       for (std::size_t f = 0; f < form->factors.size(); ++f)
         if (form->factors[f].cotangent == r)
@@ -78,17 +77,21 @@ void pull_values(const PointwiseFunction<T, D>& gradient, const Shape& space, co
                  int m, const std::vector<bool>& needed, Cotangents<T, D>& gradients) {
   std::vector<Tensor<T, D>> operands, fresh(needed.size());
   for (const auto& a : arguments) operands.push_back(a.value());
-  PointwiseKernel<T> kernel = gradient.kernel();
-  if (std::shared_ptr<void>* kept = gradients.kept()) {
-    using Kept = KeptDerivatives<T, D>;
-    if (!*kept) *kept = std::make_shared<Kept>(gradient, space, operands, m, needed);
-    const Kept& derivatives = *static_cast<const Kept*>(kept->get());
-    if (derivatives.kernel && derivatives.needed == needed) {
-      kernel = {&cpu::LinearKernel<T>::run, &*derivatives.kernel};
-      operands.insert(operands.begin() + m, derivatives.factors.begin(), derivatives.factors.end());
+  PointwiseKernel<T, D> kernel = gradient.kernel();
+  if constexpr (PointwiseFunction<T, D>::keeps_derivatives) {
+    if (std::shared_ptr<void>* kept = gradients.kept()) {
+      using Kept = KeptDerivatives<T, D>;
+      if (!*kept) *kept = std::make_shared<Kept>(gradient, space, operands, m, needed);
+      const Kept& derivatives = *static_cast<const Kept*>(kept->get());
+      if (derivatives.kernel && derivatives.needed == needed) {
+        kernel = {&cpu::LinearKernel<T>::run, &*derivatives.kernel};
+        operands.insert(operands.begin() + m, derivatives.factors.begin(), derivatives.factors.end());
+      }
     }
+  } else {
+    static_cast<void>(m);
   }
-  std::vector<PointwiseResult<T>> into(needed.size());
+  std::vector<PointwiseResult<T, D>> into(needed.size());
   for (std::size_t k = 0; k < needed.size(); ++k) {
     if (!needed[k]) continue;
     if (Tensor<T, D>* existing = gradients.in_place(k)) {
@@ -112,7 +115,7 @@ std::vector<Var<T, D>> pointwise(const PointwiseFunction<T, D>& function, const 
   std::vector<Tensor<T, D>> values;
   for (const auto& v : inputs) values.push_back(v.value());
   std::vector<Tensor<T, D>> tensors(shapes.size());
-  std::vector<PointwiseResult<T>> results(shapes.size());
+  std::vector<PointwiseResult<T, D>> results(shapes.size());
   for (std::size_t r = 0; r < shapes.size(); ++r) {
     if (!wanted[r]) continue;
     tensors[r] = Tensor<T, D>(shapes[r]);

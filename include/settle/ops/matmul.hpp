@@ -1,6 +1,6 @@
 #pragma once
 #include "settle/autodiff/tape.hpp"
-#include "settle/cpu/matmul.hpp"
+#include "settle/cpu/backend.hpp"
 
 namespace settle {
 
@@ -32,7 +32,7 @@ Var<T, D> matmul(const Var<T, D>& a, const Var<T, D>& b, const MatmulOptions& op
   }
   out.append(g.rows), out.append(g.columns);
   Tensor<T, D> y(out);
-  cpu::matmul(g, a.value().data(), b.value().data(), y.mutable_data());
+  Backend<D>::matmul(g, a.value().data(), b.value().data(), y.mutable_data());
   return record<T, D>("matmul", y, {a, b}, [a, b, ta, tb](const Var<T, D>& c, Cotangents<T, D>& gradients) {
     if (gradients.needs(0)) gradients.add(0, ta ? matmul(b, c, {tb, true}) : matmul(c, b, {false, !tb}));
     if (gradients.needs(1)) gradients.add(1, tb ? matmul(c, a, {true, ta}) : matmul(a, c, {!ta, false}));

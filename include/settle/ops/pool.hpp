@@ -4,10 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "settle/cpu/max_pool.hpp"
-#include "settle/ops/gather.hpp"
 #include "settle/ops/linear_map.hpp"
-#include "settle/ops/reshape.hpp"
 
 namespace settle {
 
@@ -50,6 +47,29 @@ inline LinearMap window_averages(const cpu::PoolGeometry& g, std::size_t axis, b
   return LinearMap(std::move(matrix));
 }
 
+/// y = the values of x (N, C, H, W) at one position of each window.
+template <class T, class D>
+Var<T, D> chosen(const Var<T, D>& x, const cpu::PoolGeometry& g, const Tensor<Index, D>& positions);
+
+/// The adjoint: each window's value added at its position, to an image of zeros.
+template <class T, class D>
+Var<T, D> chosen_adjoint(const Var<T, D>& y, const cpu::PoolGeometry& g, const Tensor<Index, D>& positions) {
+  Tensor<T, D> x(Shape{y.shape(0), y.shape(1), g.in[0], g.in[1]});
+  if (x.size() > 0) Backend<D>::max_pool_adjoint(g, positions, y.value().data(), x.mutable_data());
+  return record<T, D>("max_pool_adjoint", x, {y}, [g, positions](const Var<T, D>& c, Cotangents<T, D>& gradients) {
+    gradients.add(0, chosen(c, g, positions));
+  });
+}
+
+template <class T, class D>
+Var<T, D> chosen(const Var<T, D>& x, const cpu::PoolGeometry& g, const Tensor<Index, D>& positions) {
+  Tensor<T, D> y(Shape{x.shape(0), x.shape(1), g.out[0], g.out[1]});
+  if (y.size() > 0) Backend<D>::max_pool(g, positions, x.value().data(), y.mutable_data());
+  return record<T, D>("max_pool", y, {x}, [g, positions](const Var<T, D>& c, Cotangents<T, D>& gradients) {
+    gradients.add(0, chosen_adjoint(c, g, positions));
+  });
+}
+
 }  // namespace detail
 
 /// The largest value of each window of x (N, C, H, W), as PyTorch's max_pool2d: shape (N, C, H', W') with
@@ -58,9 +78,7 @@ inline LinearMap window_averages(const cpu::PoolGeometry& g, std::size_t axis, b
 template <class T, class D>
 Var<T, D> max_pool(const Var<T, D>& x, const PoolOptions& options = {}) {
   const auto g = detail::pool_geometry("max_pool", x.shape(), options);
-  std::vector<Index> positions(static_cast<std::size_t>(g.planes * g.out[0] * g.out[1]));
-  cpu::max_pool_positions(g, x.value().data(), positions.data());
-  return reshape(gather(reshape(x, {x.size()}), 0, std::move(positions)), {x.shape(0), x.shape(1), g.out[0], g.out[1]});
+  return detail::chosen(x, g, Backend<D>::max_pool_positions(g, x.value().data()));
 }
 
 /// The mean of each window of x (N, C, H, W), as PyTorch's avg_pool2d; shapes as for max_pool.

@@ -1,7 +1,6 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "settle/ops/map.hpp"
@@ -72,26 +71,6 @@ Var<T, D> broadcast_to(const Var<T, D>& x, const Shape& shape) {
   return detail::move_over(shape, x, shape);
 }
 
-namespace cpu {
-/// The largest value along the axes that `out` has extent 1 in; NaN if any value is NaN.
-template <class T>
-void max_over(const Tensor<T>& x, Tensor<T>& out) {
-  const Shape shapes[2] = {x.shape(), out.shape()};
-  const Space loops(x.shape(), shapes);
-  T* y = out.mutable_data();
-  std::fill_n(y, out.size(), -std::numeric_limits<T>::infinity());
-  const Index inner = loops.inner(), step = loops.inner_stride(1);
-  for (Index r = 0; r < loops.runs(); ++r) {
-    const T* from = x.data() + loops.offset(0, r);
-    T* to = y + loops.offset(1, r);
-    for (Index i = 0; i < inner; ++i) {
-      T& best = to[i * step];
-      if (!(from[i] <= best)) best = best != best ? best : from[i];
-    }
-  }
-}
-}  // namespace cpu
-
 /// The largest value over some axes, which keep extent 1. Equal largest values share the cotangent, as PyTorch's amax
 /// does. Throws Error when there is nothing to compare.
 template <class T, class D>
@@ -99,7 +78,7 @@ Var<T, D> max(const Var<T, D>& x, Axes axes) {
   require(detail::reduced_count(x.shape(), axes) > 0, "max", "the maximum of no elements is undefined, got shape ",
           x.shape());
   Tensor<T, D> y(reduced(x.shape(), axes));
-  cpu::max_over(x.value(), y);
+  Backend<D>::max_over(x.shape(), x.value().data(), y.shape(), y.mutable_data());
   return record<T, D>("max", y, {x}, [x, y](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     const Var<T, D> largest(y);
     const Var<T, D> chosen = map([](auto v, auto m) { return v == m; }, stop_gradient(x), largest);

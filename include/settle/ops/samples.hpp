@@ -11,18 +11,20 @@ namespace settle {
 
 /// One case of an op for the tests: a function of some Vars, inputs at which it is smooth, and what it should give
 /// there, computed without the library's ops.
+template <class T = double, class Device = Cpu>
 struct OpSample {
   std::string name;
   std::vector<Tensor<double>> inputs;
-  std::function<Var<double>(const std::vector<Var<double>>&)> function;
+  std::function<Var<T, Device>(const std::vector<Var<T, Device>>&)> function;
   std::function<Tensor<double>(const std::vector<Tensor<double>>&)> reference;
 };
 
 /// Collects the samples of an op: each op's struct has `static void samples(auto& s)`, which adds them. Only what the
-/// tests compile ever instantiates that.
+/// tests compile ever instantiates that. The functions are on Vars of T on a device; the inputs are the same for all.
+template <class T, class Device>
 class OpSamples {
  public:
-  const std::vector<OpSample>& all() const { return samples_; }
+  const std::vector<OpSample<T, Device>>& all() const { return samples_; }
 
   template <class Function, class Reference>
   void add(std::string name, Function function, std::vector<Tensor<double>> inputs, Reference reference) {
@@ -86,7 +88,7 @@ class OpSamples {
 
  private:
   Random random_{2024};
-  std::vector<OpSample> samples_;
+  std::vector<OpSample<T, Device>> samples_;
 };
 
 }  // namespace settle

@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "settle/autodiff/tape.hpp"
-#include "settle/cpu/strided.hpp"
+#include "settle/cpu/backend.hpp"
 
 namespace settle {
 
@@ -53,7 +53,7 @@ Var<T, D> slice(const Var<T, D>& x, const Window& asked) {
   const auto [start, strides] = detail::window_place(x.shape(), window);
   Tensor<T, D> y(window.extent);
   if (y.size() > 0)
-    cpu::copy_strided(y.shape(), x.value().data() + start, strides, y.mutable_data(),
+    Backend<D>::copy_strided(y.shape(), x.value().data() + start, strides, y.mutable_data(),
                       cpu::contiguous_strides(y.shape()));
   return record<T, D>("slice", y, {x}, [window, shape = x.shape()](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     gradients.add(0, embed(g, shape, window));
@@ -69,7 +69,7 @@ Var<T, D> embed(const Var<T, D>& x, const Shape& shape, const Window& asked) {
   const auto [start, strides] = detail::window_place(shape, window);
   Tensor<T, D> y(shape, T{0});
   if (x.size() > 0)
-    cpu::copy_strided(x.shape(), x.value().data(), cpu::contiguous_strides(x.shape()), y.mutable_data() + start,
+    Backend<D>::copy_strided(x.shape(), x.value().data(), cpu::contiguous_strides(x.shape()), y.mutable_data() + start,
                       strides);
   return record<T, D>("embed", y, {x}, [window](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     gradients.add(0, slice(g, window));

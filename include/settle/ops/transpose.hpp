@@ -2,7 +2,7 @@
 #include <vector>
 
 #include "settle/autodiff/tape.hpp"
-#include "settle/cpu/strided.hpp"
+#include "settle/cpu/backend.hpp"
 
 namespace settle {
 
@@ -25,7 +25,7 @@ Var<T, D> transpose(const Var<T, D>& x, const std::vector<int>& axes) {
     shape.append(x.shape(axes[k]));
   }
   Tensor<T, D> y(shape);
-  cpu::copy_strided(shape, x.value().data(), from, y.mutable_data(), cpu::contiguous_strides(shape));
+  Backend<D>::copy_strided(shape, x.value().data(), from, y.mutable_data(), cpu::contiguous_strides(shape));
   return record<T, D>("transpose", y, {x}, [inverse](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     gradients.add(0, transpose(g, inverse));
   });

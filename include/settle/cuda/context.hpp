@@ -1,0 +1,103 @@
+#pragma once
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "settle/core/error.hpp"
+#include "settle/cuda/cache.hpp"
+#include "settle/cuda/probe.hpp"
+#include "settle/cuda/program.hpp"
+
+namespace settle::cuda {
+
+/// The folder to take the CUDA libraries from in place of the usual ones: $SETTLE_CUDA_LIBRARIES, or none.
+inline std::filesystem::path libraries_folder() {
+  const char* folder = std::getenv("SETTLE_CUDA_LIBRARIES");
+  return folder ? folder : "";
+}
+
+/// The device that tensors of this process live on: the current one when it is first used. All work is in one stream,
+/// in the order in which it is asked for, so memory that is given back may be reused at once.
+class Context {
+ public:
+  /// The process-wide instance, made on first use. Throws Error with the probe's sentence where there is no device.
+  static Context& instance() {
+    static Context* context = new Context;  // never destroyed: tensors may outlive any static's order
+    return *context;
+  }
+
+  const Runtime& runtime() const { return runtime_; }
+  cudaStream_t stream() const { return stream_; }
+  /// As compile() takes it: "sm_90".
+  const std::string& architecture() const { return architecture_; }
+
+  /// Memory for what is asked of the stream from now on. Throws Error when there is not enough.
+  void* allocate(std::size_t bytes) {
+    void* data = nullptr;
+    check(runtime_.cudaMallocAsync(&data, bytes, stream_), "allocate memory");
+    return data;
+  }
+  /// Gives memory back once the stream has come so far.
+  void release(void* data) { check(runtime_.cudaFreeAsync(data, stream_), "release memory"); }
+
+  void copy(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes, cudaMemcpyDeviceToDevice); }
+  /// The processor's memory may be changed as soon as this returns.
+  void upload(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes, cudaMemcpyHostToDevice); }
+  /// Waits for all that was asked for before.
+  void download(void* to, const void* from, std::size_t bytes) {
+    copy(to, from, bytes, cudaMemcpyDeviceToHost);
+    synchronise();
+  }
+  void zero(void* data, std::size_t bytes) { check(runtime_.cudaMemsetAsync(data, 0, bytes, stream_), "clear memory"); }
+  void synchronise() { check(runtime_.cudaStreamSynchronize(stream_), "finish the work asked for"); }
+
+  /// Starts a kernel, which is compiled, or taken from the disk, when it is first used. The arguments are the addresses
+  /// of their values.
+  void launch(const kernels::Kernel& kernel, const kernels::Grid& grid, void** arguments) {
+    program(kernel).launch(kernel, grid, arguments, stream_);
+  }
+
+ private:
+  Context() {
+    const Probe found = probe(runtime_);
+    require(found.status == Status::ready, "cuda", found.sentence);
+    architecture_ = cuda::architecture(runtime_);
+    check(runtime_.cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "make a stream");
+    int device = 0;
+    check(runtime_.cudaGetDevice(&device), "find the current device");
+    cudaMemPool_t pool = nullptr;
+    check(runtime_.cudaDeviceGetDefaultMemPool(&pool, device), "find the device's memory pool");
+    std::uint64_t all = std::numeric_limits<std::uint64_t>::max();
+    check(runtime_.cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "keep the device's memory");
+  }
+
+  void check(cudaError_t error, const char* what) const { cuda::check(runtime_, error, what); }
+
+  void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+    check(runtime_.cudaMemcpyAsync(to, from, bytes, kind, stream_), "copy memory");
+  }
+
+  Program& program(const kernels::Kernel& kernel) {
+    std::lock_guard lock(mutex_);
+    std::unique_ptr<Program>& found = programs_[kernel.name];
+    if (!found)
+      found = std::make_unique<Program>(
+          runtime_, compiled_code(nvrtc_, cache_, kernels::source(std::span(&kernel, 1)), architecture_));
+    return *found;
+  }
+
+  Runtime runtime_{libraries_folder()};
+  Nvrtc nvrtc_{libraries_folder()};
+  CodeCache cache_;
+  std::string architecture_;
+  cudaStream_t stream_ = nullptr;
+  std::mutex mutex_;
+  std::unordered_map<std::string, std::unique_ptr<Program>> programs_;  ///< by the kernel's name
+};
+
+}  // namespace settle::cuda

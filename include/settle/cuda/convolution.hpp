@@ -1,0 +1,135 @@
+#pragma once
+#include <cstddef>
+#include <memory>
+#include <type_traits>
+
+#include "settle/cpu/convolution_cache.hpp"
+#include "settle/cuda/convolution_plan.hpp"
+#include "settle/cuda/matmul.hpp"
+#include "settle/kernels/convolution_fft.hpp"
+#include "settle/kernels/convolution_gemm.hpp"
+
+// Convolution on the device and its two derivatives: by tiles in the frequency domain, by cuDNN, or by products of
+// matrices.
+namespace settle::cuda {
+
+/// The algorithm for a convolution, where automatic is asked for as well as otherwise: fft are tiles of 64 x 64, which
+/// compute in float32; direct are cuDNN's engines, which give way to gemm where cuDNN has none; gemm serves all
+/// geometries, and float64 always.
+template <Scalar T>
+ConvAlgorithm choose_algorithm(const cpu::ConvGeometry& g, ConvAlgorithm asked, bool tf32) {
+  using enum ConvAlgorithm;
+  if (std::is_same_v<T, double> || asked == gemm) return gemm;
+  if (asked == direct || !kernels::FftConvolution::serves(g)) return asked == fft ? gemm : direct;
+  if (asked == fft) return fft;
+  // A model: tiles are bound by moving the spectra of all channels, taps by multiplying, which TF32 does faster.
+  const Index taps = g.taps() * g.out_pixels() * g.in_channels * g.out_channels;
+  const Index spectra = 64 * 64 * kernels::FftConvolution(g).tiles() * (g.in_channels + g.out_channels);
+  return taps >= (tf32 ? 500 : 75) * spectra ? fft : direct;
+}
+
+namespace detail {
+
+/// The process-wide cuDNN, in the context's stream.
+struct ProcessCudnn {
+  Cudnn library{libraries_folder()};
+  CudnnHandle handle{library, Context::instance().stream()};
+  ConvPlans strict{library, handle};
+  ConvPlans with_tf32{library, handle, {.tf32 = true}};
+};
+
+/// Null where there is no cuDNN. Throws Error when it is there and does not work.
+inline ProcessCudnn* process_cudnn() {
+  static ProcessCudnn* instance =
+      Cudnn(libraries_folder()).library.usable() ? new ProcessCudnn : nullptr;  // never destroyed, as the context
+  return instance;
+}
+
+/// Runs a product by cuDNN; returns whether it has a plan.
+template <Scalar T>
+bool by_cudnn(const cpu::ConvGeometry& g, ConvProduct product, const T* x, const T* w, const T* y) {
+  ProcessCudnn* const cudnn = process_cudnn();
+  if (!cudnn) return false;
+  const ConvPlan* const plan = (AllowTf32::allowed() ? cudnn->with_tf32 : cudnn->strict).find<T>(g, product);
+  if (!plan) return false;
+  auto workspace = cpu::detail::workspace<float, Cuda>((plan->workspace + 3) / 4);
+  execute(cudnn->library, cudnn->handle, *plan, x, w, y, workspace.mutable_data());
+  return true;
+}
+
+inline constexpr auto launch_kernel = [](const kernels::Kernel& kernel, const kernels::Grid& grid, void** arguments) {
+  Context::instance().launch(kernel, grid, arguments);
+};
+inline constexpr auto multiply_matrices = [](const kernels::MatrixProduct& p, const auto* a, const auto* b, auto* c) {
+  blas().multiply(p, a, b, c, AllowTf32::allowed());
+};
+
+/// The weights' spectra: from their slot, where they stay until the weights change.
+inline Tensor<float, Cuda> spectra_of(const kernels::FftConvolution& tiles, const cpu::ConvGeometry& g, const float* w,
+                                      std::shared_ptr<void>* slot) {
+  using Cache = cpu::detail::WeightCache<float, Cuda>;
+  return Cache::get(slot, Cache::key(Cache::Form::spectra, 64, g), tiles.weight_spectra(),
+                    [&](float* spectra) { tiles.transform_weights(launch_kernel, w, spectra); });
+}
+
+/// One of the three products, into `result`, which is one of x, w and y: by_tiles(FftConvolution, scratch),
+/// which is asked of float32 only, and by_matrices(GemmConvolution, scratch) compute it.
+template <Scalar T, class ByTiles, class ByMatrices>
+void convolution(const cpu::ConvGeometry& g, ConvProduct product, ConvAlgorithm asked, const T* x, const T* w,
+                 const T* y, T* result, Index size, const ByTiles& by_tiles, const ByMatrices& by_matrices) {
+  if (size == 0) return;
+  if (g.multiply_adds() == 0) return Context::instance().zero(result, static_cast<std::size_t>(size) * sizeof(T));
+  const ConvAlgorithm algorithm = choose_algorithm<T>(g, asked, AllowTf32::allowed());
+  if constexpr (std::is_same_v<T, float>) {
+    if (algorithm == ConvAlgorithm::fft) {
+      const kernels::FftConvolution tiles(g);
+      return by_tiles(tiles, cpu::detail::workspace<float, Cuda>(tiles.scratch()).mutable_data());
+    }
+  }
+  if (algorithm == ConvAlgorithm::direct && by_cudnn(g, product, x, w, y)) return;
+  const kernels::GemmConvolution<T> matrices(g);
+  by_matrices(matrices, cpu::detail::workspace<T, Cuda>(matrices.scratch()).mutable_data());
+}
+
+}  // namespace detail
+
+/// y = conv(x, w). Where there is a slot for what is derived from w, its spectra stay there.
+template <Scalar T>
+void conv_forward(const cpu::ConvGeometry& g, const T* x, const T* w, T* y, ConvAlgorithm asked,
+                  std::shared_ptr<void>* slot) {
+  detail::convolution(
+      g, ConvProduct::convolution, asked, x, w, y, y, g.out_size(),
+      [&](const auto& tiles, float* scratch) {
+        tiles.convolve(detail::launch_kernel, x, detail::spectra_of(tiles, g, w, slot).data(), y, scratch);
+      },
+      [&](const kernels::GemmConvolution<T>& matrices, T* scratch) {
+        matrices.convolve(detail::launch_kernel, detail::multiply_matrices, x, w, y, scratch);
+      });
+}
+
+/// gx, the derivative of <gy, conv(x, w)> by x.
+template <Scalar T>
+void conv_input_grad(const cpu::ConvGeometry& g, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
+                     std::shared_ptr<void>* slot) {
+  detail::convolution(
+      g, ConvProduct::input_gradient, asked, gx, w, gy, gx, g.in_size(),
+      [&](const auto& tiles, float* scratch) {
+        tiles.input_gradient(detail::launch_kernel, gy, detail::spectra_of(tiles, g, w, slot).data(), gx, scratch);
+      },
+      [&](const kernels::GemmConvolution<T>& matrices, T* scratch) {
+        matrices.input_gradient(detail::launch_kernel, detail::multiply_matrices, gy, w, gx, scratch);
+      });
+}
+
+/// gw, the derivative of <gy, conv(x, w)> by w.
+template <Scalar T>
+void conv_weight_grad(const cpu::ConvGeometry& g, const T* x, const T* gy, T* gw, ConvAlgorithm asked) {
+  detail::convolution(
+      g, ConvProduct::weight_gradient, asked, x, gw, gy, gw, g.weight_size(),
+      [&](const auto& tiles, float* scratch) { tiles.weight_gradient(detail::launch_kernel, x, gy, gw, scratch); },
+      [&](const kernels::GemmConvolution<T>& matrices, T* scratch) {
+        matrices.weight_gradient(detail::launch_kernel, detail::multiply_matrices, x, gy, gw, scratch);
+      });
+}
+
+}  // namespace settle::cuda

@@ -1,0 +1,5 @@
+#pragma once
+// The CUDA device: with this header `Cuda` stands wherever `Cpu` does, as in Tensor<float, Cuda>.
+#include "settle/cuda/backend.hpp"
+#include "settle/cuda/device.hpp"
+#include "settle/cuda/pointwise.hpp"

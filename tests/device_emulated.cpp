@@ -1,0 +1,59 @@
+// The tests of tensors and operations on the emulated device: the library takes the stand-ins for CUDA's libraries.
+#define DOCTEST_CONFIG_IMPLEMENT
+#include <cublas_v2.h>
+#include <cuda_runtime_api.h>
+#include <cudnn_graph.h>
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+
+#include "settle/cuda/convolution.hpp"
+#include "temporary_folder.hpp"
+
+using namespace settle;
+
+TEST_CASE("cuDNN is searched once for each convolution, and executes a deterministic engine of the precision allowed") {
+  cuda::Cudnn cudnn(cuda::libraries_folder());
+  const auto count = [&](const char* name) -> int& { return *cudnn.library.find<int>(name); };
+  const auto convolve = [](const cpu::ConvGeometry& g) {
+    const Tensor<float, Cuda> x(Shape{g.in_size()}, 1.0f), w(Shape{g.weight_size()}, 1.0f);
+    Tensor<float, Cuda> y(Shape{g.out_size()});
+    cuda::conv_forward(g, x.data(), w.data(), y.mutable_data(), ConvAlgorithm::automatic, w.derived());
+    CHECK(to<Cpu>(y).data()[0] == static_cast<float>(g.in_channels * g.taps()));
+  };
+  cpu::ConvGeometry g{1, 5, 6, 4, 3, 2, 3};
+  const int searches = count("fake_searches"), executions = count("fake_executions");
+  for (int k = 0; k < 3; ++k) convolve(g);
+  CHECK(count("fake_searches") == searches + 1);
+  CHECK(count("fake_executions") == executions + 3);
+  CHECK(count("fake_engine") == 2);
+  {
+    const cuda::AllowTf32 allow;
+    convolve(g);
+    CHECK(count("fake_engine") == 1);
+  }
+  const int descriptors = count("fake_descriptors");
+  convolve(g);
+  CHECK(count("fake_engine") == 2);
+  CHECK(count("fake_descriptors") == descriptors);
+  g.dilation_h = 2;  // refused: twice asked, for two kinds of advice, and never again
+  for (int k = 0; k < 3; ++k) convolve(g);
+  CHECK(count("fake_searches") == searches + 4);
+  CHECK(count("fake_executions") == executions + 5);
+}
+
+int main(int count, char** arguments) {
+  const TemporaryFolder folder;
+  const std::string version = ".so." + std::to_string(CUDART_VERSION / 1000);
+  std::filesystem::create_symlink(SETTLE_EMULATED_CUDA_RUNTIME, folder.path() / ("libcudart" + version));
+  std::filesystem::create_symlink(SETTLE_EMULATED_NVRTC, folder.path() / ("libnvrtc" + version));
+  std::filesystem::create_symlink(SETTLE_EMULATED_CUBLAS,
+                                  folder.path() / ("libcublas.so." + std::to_string(CUBLAS_VER_MAJOR)));
+  std::filesystem::create_symlink(SETTLE_EMULATED_CUDNN,
+                                  folder.path() / ("libcudnn.so." + std::to_string(CUDNN_MAJOR)));
+  ::setenv("SETTLE_CUDA_LIBRARIES", folder.path().c_str(), 1);
+  ::setenv("SETTLE_CACHE", SETTLE_EMULATED_CACHE, 1);
+  return doctest::Context(count, arguments).run();
+}

@@ -1,0 +1,247 @@
+// The same source on both devices: random numbers, solvers, optimisers; the CPU's numbers are what is expected.
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "settle/cuda/cuda.hpp"
+#include "settle/settle.hpp"
+
+using namespace settle;
+
+namespace {
+
+template <class T, class D>
+std::vector<double> numbers(const Var<T, D>& x) {
+  const Tensor<T> here = to<Cpu>(x.value());
+  return {here.values().begin(), here.values().end()};
+}
+
+template <class T, class D>
+void append(std::vector<double>& out, const Var<T, D>& x) {
+  const auto more = numbers(x);
+  out.insert(out.end(), more.begin(), more.end());
+}
+
+/// The largest difference, relative to the largest value.
+double difference(const std::vector<double>& a, const std::vector<double>& b) {
+  REQUIRE(a.size() == b.size());
+  double worst = 0, scale = 1e-300;
+  for (std::size_t k = 0; k < a.size(); ++k) {
+    const double d = std::abs(a[k] - b[k]);
+    worst = d <= worst ? worst : d;
+    scale = std::max(scale, std::abs(b[k]));
+  }
+  return worst / scale;
+}
+
+constexpr Index batch = 2, side = 9;
+const ModelOptions small{.kernel = 5, .orientations = 2, .seed = 3};
+
+template <class T, class D>
+struct Data {
+  Var<T, D> images;
+  Tensor<T, D> target;
+};
+
+template <class T, class D>
+Data<T, D> data() {
+  Random random(1);
+  Tensor<T> target(Shape{batch, side, side}, T{0});
+  for (Index k = 0; k < target.size(); k += 3) target.mutable_data()[k] = 1;
+  return {to<D>(uniform<T>({batch, 1, side, side}, 0, 1, random)), to<D>(target)};
+}
+
+/// z -> tanh(w z + mean(v z) + x): the mean is over each sample.
+struct Step {
+  template <class V>
+  V operator()(const V& z, const V& w, const V& v, const V& x) const {
+    const V coupled = mean(v * z, {1});
+    return map([](auto state, auto weight, auto shared, auto drive) { return tanh(weight * state + shared + drive); },
+               z, w, coupled, x);
+  }
+};
+
+/// A solution and the gradients of <c, z>.
+template <class D>
+std::vector<double> solution(const fixed_point::Options& options) {
+  Random random(11);
+  const auto there = [&](const Shape& shape, double low, double high) {
+    return to<D>(uniform<double>(shape, low, high, random));
+  };
+  Tape<double, D> tape;
+  const Var<double, D> w = tape.leaf(there({6}, -0.6, 0.6)), v = tape.leaf(there({6}, -0.5, 0.5)),
+                       x = tape.leaf(there({3, 6}, -1, 1)), c = there({3, 6}, -1, 1);
+  const Var<double, D> start = Tensor<double, D>(Shape{3, 6}, 0.0);
+  const auto solved = fixed_point::solve(Step{}, options, start, w, v, x);
+  std::vector<double> out = numbers(solved.z);
+  append(out, solved.penalty);
+  for (const auto& g : grad(sum(solved.z * c) + solved.penalty, {w, v, x})) append(out, g);
+  out.push_back(static_cast<double>(solved.report->forward.steps));
+  return out;
+}
+
+void check_solver(const std::string& name, const fixed_point::Options& options) {
+  CAPTURE(name);
+  CHECK(difference(solution<Cuda>(options), solution<Cpu>(options)) <= 1e-9);
+}
+
+/// Two parameters.
+template <class D>
+struct Pair {
+  Var<double, D> a, b;
+  void parameters(auto&& visit) { visit("a", a), visit("b", b); }
+};
+
+template <class D, class Optimiser>
+std::vector<double> optimised(Optimiser optimiser) {
+  Pair<D> module{to<D>(Tensor<double>({3}, {1, -2, 0.5})), to<D>(Tensor<double>({2, 2}, {0.1, 0.2, 0.3, 0.4}))};
+  for (int k = 0; k < 4; ++k) {
+    Tape<double, D> tape;
+    const Pair<D> taped = on_tape(module, tape);
+    const auto loss =
+        sum(map([](auto u) { return square(u - 3.); }, taped.a)) + sum(map([](auto u) { return exp(u); }, taped.b));
+    auto gradients = grad(loss, {taped.a, taped.b});
+    clip_global_norm(gradients, 2.0);
+    optimiser.step(module, gradients);
+  }
+  std::vector<double> out = numbers(module.a);
+  append(out, module.b);
+  return out;
+}
+
+/// One step of training of a net; what it gives: objective, logits, gradients.
+template <class T, class D, class Net>
+std::vector<double> train_step(Net& net, Adam<T, D>& adam, const Data<T, D>& d, const Training& how) {
+  Tape<T, D> tape;
+  const Net taped = on_tape(net, tape);
+  const auto result = run(taped, d.images, how);
+  const auto loss = penalised(focal_loss(result.logits, d.target), result.penalty);
+  const auto gradients = grad(loss, parameters<Var<T, D>>(taped));
+  adam.step(net, gradients);
+  std::vector<double> out{static_cast<double>(loss.item())};
+  append(out, result.logits);
+  for (const auto& g : gradients) append(out, g);
+  return out;
+}
+
+/// Two steps of training, and the parameters after them.
+template <class T, class D, class Net>
+std::vector<double> trained(Net net, const Training& how) {
+  Adam<T, D> adam;
+  const auto d = data<T, D>();
+  std::vector<double> out = train_step(net, adam, d, how);
+  const auto second = train_step(net, adam, d, how);
+  out.insert(out.end(), second.begin(), second.end());
+  for (const auto& p : parameters<Var<T, D>>(net)) append(out, p);
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("random numbers on the device are the CPU's, wherever the stream stands") {
+  for (const int used : {0, 1, 6}) {
+    Random here(5, 9), there(5, 9);
+    for (int k = 0; k < used; ++k) here.bits(), there.bits();
+    for (int round = 0; round < 2; ++round) {
+      CHECK(difference(numbers(Var(uniform<double, Cuda>({37}, -2, 3, there))),
+                       numbers(Var(uniform<double>({37}, -2, 3, here)))) <= 1e-15);
+      CHECK(difference(numbers(Var(normal<float, Cuda>({5, 3}, 1, 2, there))),
+                       numbers(Var(normal<float>({5, 3}, 1, 2, here)))) <= 1e-6);
+    }
+    CHECK(here.words() == there.words());
+    CHECK(here.bits() == there.bits());
+  }
+}
+
+TEST_CASE("every solver finds on the device what it finds on the CPU") {
+  using namespace fixed_point;
+  const Residual tight{.rtol = 1e-12, .max_steps = 300};
+  check_solver("plain, series", {.stop = tight, .adjoint = Neumann{.max_products = 200, .rtol = 1e-12}});
+  check_solver("fixed steps, terms", {.stop = Steps{30}, .adjoint = Terms{12}});
+  check_solver("damped, released series",
+               {.forward = Plain{.damping = 0.3}, .stop = tight, .adjoint = ReleasedNeumann{}});
+  check_solver("Anderson both ways", {.forward = Anderson{},
+                                      .stop = tight,
+                                      .adjoint = AdjointAnderson{.solver = {}, .max_products = 100, .rtol = 1e-12}});
+  check_solver("Broyden, GMRES", {.forward = Broyden{}, .stop = tight, .adjoint = Gmres{.rtol = 1e-12}});
+  check_solver("BiCGSTAB", {.stop = tight, .adjoint = BiCgStab{.rtol = 1e-12}});
+  check_solver("normal equations", {.stop = tight, .adjoint = NormalCg{.rtol = 1e-12}});
+  check_solver("elimination", {.stop = tight, .adjoint = Dense{}});
+  check_solver("automatic", {.stop = tight, .adjoint = Auto{}});
+  check_solver("with a penalty", {.stop = tight, .adjoint = Gmres{.rtol = 1e-12}, .penalty = Lcp{}});
+  check_solver("with a hinge", {.stop = tight, .adjoint = Gmres{.rtol = 1e-12}, .penalty = SpectralHinge{}});
+  check_solver("with probes", {.stop = tight, .adjoint = Gmres{.rtol = 1e-12}, .penalty = Hutchinson{}});
+}
+
+TEST_CASE("optimisers and clipping step on the device as on the CPU") {
+  CHECK(difference(optimised<Cuda>(Adam<double, Cuda>({.rate = 0.1, .weight_decay = 0.01})),
+                   optimised<Cpu>(Adam<double>({.rate = 0.1, .weight_decay = 0.01}))) <= 1e-13);
+  CHECK(difference(optimised<Cuda>(Sgd<double, Cuda>({.rate = 0.1, .momentum = 0.9})),
+                   optimised<Cpu>(Sgd<double>({.rate = 0.1, .momentum = 0.9}))) <= 1e-13);
+}
+
+TEST_CASE("the device's memory does not grow with the number of steps") {
+  const auto peak = [](int steps) {
+    auto& memory = MemoryOf<Cuda>::instance();
+    memory.reset_peak();
+    const std::size_t before = memory.use().current;
+    solution<Cuda>({.stop = fixed_point::Steps{steps}, .adjoint = fixed_point::Terms{5}});
+    return memory.use().peak - before;
+  };
+  peak(6);
+  const std::size_t six = peak(6);
+  CHECK(six > 0);
+  CHECK(peak(20) == six);
+  CHECK(peak(300) == six);
+}
+
+TEST_CASE("a net trains on the device as on the CPU: through the fixed point and through time, with the penalty") {
+  const Training crbp = Rbp::released(4, 3, fixed_point::Lcp{}),
+                 cbptt = Bptt{.steps = 2, .penalty = fixed_point::Lcp{}};
+  const auto here = trained<double, Cpu>(hgru_net<double>(small), crbp);
+  CHECK(difference(trained<double, Cuda>(hgru_net<double, Cuda>(small), crbp), here) <= 1e-10);
+  // Adam makes whole steps of gradients that are all rounding.
+  CHECK(difference(trained<float, Cuda>(hgru_net<float, Cuda>(small), crbp), here) <= 1e-3);
+  CHECK(difference(trained<double, Cuda>(hgru_net<double, Cuda>(small), cbptt),
+                   trained<double, Cpu>(hgru_net<double>(small), cbptt)) <= 1e-10);
+}
+
+TEST_CASE("nets predict on the device as on the CPU") {
+  const auto logits = []<class D>(D) {
+    const auto images = data<double, D>().images;
+    std::vector<double> out = numbers(predict(conv_lstm_net<double, D>(small), images, 3));
+    auto control = feed_forward_net<double, D>(small);
+    append(out, control.train(images));
+    append(out, control(images));
+    return out;
+  };
+  CHECK(difference(logits(Cuda{}), logits(Cpu{})) <= 1e-10);
+}
+
+TEST_CASE("training on the device gives the same bits twice, and asks for no memory after a warm-up") {
+  const auto training = [] {
+    return trained<float, Cuda>(hgru_net<float, Cuda>(small), Rbp::released(4, 3, fixed_point::Lcp{}));
+  };
+  CHECK(training() == training());
+  const auto peak = [](int steps) {
+    auto net = hgru_net<float, Cuda>(small);
+    Adam<float, Cuda> adam;
+    const auto d = data<float, Cuda>();
+    const Training how = Rbp::released(steps, 3, fixed_point::Lcp{});
+    auto& memory = MemoryOf<Cuda>::instance();
+    train_step(net, adam, d, how);
+    const MemoryUse before = memory.use();
+    memory.reset_peak();
+    train_step(net, adam, d, how);
+    CHECK(memory.use().allocations == before.allocations);
+    return memory.use().peak - before.current;
+  };
+  peak(3);
+  const std::size_t six = peak(6);
+  CHECK(six > 0);
+  CHECK(peak(20) == six);
+}

@@ -1,0 +1,248 @@
+// Stands in for the CUDA run-time library in the tests: one device, whose memory is the processor's and whose kernels
+// are what emulated_nvrtc.cpp makes of their texts. A block's threads run one after the other, each until it ends or
+// comes to a barrier; what is asked of a stream is done at once. A test may set which errors and devices it answers.
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <setjmp.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "emulated_kernel.hpp"
+
+extern "C" {
+int fake_error = 0, fake_devices = 1, fake_driver = CUDART_VERSION;
+int fake_launches = 0;
+unsigned fake_blocks = 0, fake_threads = 0;
+}
+
+namespace {
+
+cudaError_t answer() { return static_cast<cudaError_t>(fake_error); }
+
+/// A program on the device: a shared library.
+struct Loaded {
+  void* library = nullptr;
+  emulated::State* state = nullptr;
+};
+
+struct Kernel {
+  Loaded* program;
+  void (*call)(void**);
+};
+
+/// A thread of the processor that runs some of the block's threads, one after the other. It is started by its context
+/// and left and entered by jumps, which, unlike swapcontext, make no call of the system.
+struct Fiber {
+  jmp_buf place;
+  std::vector<char> stack = std::vector<char>(256 * 1024);
+  emulated::Position thread;
+  bool started = false;
+  bool waits = false;  ///< at a barrier
+};
+
+/// The launch that is running.
+struct Launch {
+  const Kernel* kernel = nullptr;
+  void** arguments = nullptr;
+  unsigned threads = 0, next = 0;
+  jmp_buf scheduler;
+  std::vector<std::unique_ptr<Fiber>> free, waiting;
+  Fiber* running = nullptr;
+};
+Launch* launch = nullptr;
+
+/// The C library's own: the address sanitizer's takes a jump to another stack for an end of this one's use.
+void jump(jmp_buf place) {
+  static const auto own = reinterpret_cast<void (*)(jmp_buf, int)>(dlsym(dlopen("libc.so.6", RTLD_LAZY), "_longjmp"));
+  own(place, 1);
+}
+
+void leave(Fiber& fiber, bool waits) {
+  fiber.waits = waits;
+  if (_setjmp(fiber.place) == 0) jump(launch->scheduler);
+}
+
+/// What a fiber runs: never ends.
+void run_threads() {
+  for (;;) {
+    while (launch->next < launch->threads) {
+      emulated::State& state = *launch->kernel->program->state;
+      const unsigned t = launch->next++;
+      state.thread = {t % state.block_size.x, t / state.block_size.x};
+      launch->kernel->call(launch->arguments);
+    }
+    leave(*launch->running, false);
+  }
+}
+
+void wait_at_barrier() {
+  Fiber& fiber = *launch->running;
+  emulated::State& state = *launch->kernel->program->state;
+  fiber.thread = state.thread;
+  leave(fiber, true);
+  state.thread = fiber.thread;
+}
+
+/// Runs a fiber until it waits or has no more threads to run; returns whether it waits.
+bool resume(Launch& l, Fiber& fiber) {
+  l.running = &fiber;
+  if (_setjmp(l.scheduler) != 0) return l.running->waits;
+  if (fiber.started) jump(fiber.place);
+  fiber.started = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fiber.stack.data();
+  context.uc_stack.ss_size = fiber.stack.size();
+  makecontext(&context, run_threads, 0);
+  setcontext(&context);
+  return false;
+}
+
+void run_block(Launch& l) {
+  l.next = 0;
+  while (l.next < l.threads) {
+    if (l.free.empty()) l.free.push_back(std::make_unique<Fiber>());
+    std::unique_ptr<Fiber> fiber = std::move(l.free.back());
+    l.free.pop_back();
+    const bool waits = resume(l, *fiber);
+    (waits ? l.waiting : l.free).push_back(std::move(fiber));
+  }
+  while (!l.waiting.empty()) {
+    std::vector<std::unique_ptr<Fiber>> at_barrier = std::move(l.waiting);
+    l.waiting.clear();
+    for (auto& fiber : at_barrier) {
+      const bool waits = resume(l, *fiber);
+      (waits ? l.waiting : l.free).push_back(std::move(fiber));
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+cudaError_t CUDARTAPI cudaGetDeviceCount(int* count) {
+  if (fake_error == 0) *count = fake_devices;
+  return answer();
+}
+
+cudaError_t CUDARTAPI cudaDriverGetVersion(int* version) {
+  *version = fake_driver;
+  return cudaSuccess;
+}
+
+const char* CUDARTAPI cudaGetErrorName(cudaError_t) { return "cudaErrorOfTheTest"; }
+const char* CUDARTAPI cudaGetErrorString(cudaError_t) { return "an error of the test"; }
+
+cudaError_t CUDARTAPI cudaGetDevice(int* device) {
+  *device = 0;
+  return answer();
+}
+
+cudaError_t CUDARTAPI cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 9 : 1;
+  return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaDeviceSynchronize() { return answer(); }
+
+cudaError_t CUDARTAPI cudaMallocManaged(void** memory, size_t bytes, unsigned) {
+  return cudaMallocAsync(memory, bytes, nullptr);
+}
+
+cudaError_t CUDARTAPI cudaFree(void* memory) { return cudaFreeAsync(memory, nullptr); }
+
+cudaError_t CUDARTAPI cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = nullptr;
+  return answer();
+}
+cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t) { return answer(); }
+
+cudaError_t CUDARTAPI cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
+  *pool = nullptr;
+  return cudaSuccess;
+}
+cudaError_t CUDARTAPI cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
+
+cudaError_t CUDARTAPI cudaMallocAsync(void** memory, size_t bytes, cudaStream_t) {
+  *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  std::memset(*memory, 0xff, bytes);  // not-a-number: what is read must have been written
+  return answer();
+}
+
+cudaError_t CUDARTAPI cudaFreeAsync(void* memory, cudaStream_t) {
+  std::free(memory);
+  return answer();
+}
+
+cudaError_t CUDARTAPI cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  if (fake_error == 0) std::memcpy(to, from, bytes);
+  return answer();
+}
+
+cudaError_t CUDARTAPI cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  if (fake_error == 0) std::memset(memory, value, bytes);
+  return answer();
+}
+
+cudaError_t CUDARTAPI cudaLibraryLoadData(cudaLibrary_t* library, const void* code, cudaJitOption*, void**, unsigned,
+                                          cudaLibraryOption*, void**, unsigned) {
+  if (fake_error != 0) return answer();
+  std::size_t size = 0;
+  std::memcpy(&size, code, sizeof(size));
+  char path[] = "/tmp/emulated_kernels_XXXXXX";
+  const int file = mkstemp(path);
+  if (file < 0 || write(file, static_cast<const char*>(code) + sizeof(size), size) != static_cast<ssize_t>(size))
+    return cudaErrorInvalidSource;
+  auto loaded = std::make_unique<Loaded>();
+  loaded->library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  close(file), unlink(path);
+  if (!loaded->library) return cudaErrorInvalidKernelImage;
+  loaded->state = static_cast<emulated::State*>(dlsym(loaded->library, "emulated_state"));
+  loaded->state->barrier = &wait_at_barrier;
+  *library = reinterpret_cast<cudaLibrary_t>(loaded.release());
+  return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaLibraryUnload(cudaLibrary_t library) {
+  std::unique_ptr<Loaded> loaded(reinterpret_cast<Loaded*>(library));
+  if (loaded) dlclose(loaded->library);
+  return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaLibraryGetKernel(cudaKernel_t* kernel, cudaLibrary_t library, const char* name) {
+  auto* const loaded = reinterpret_cast<Loaded*>(library);
+  void* const call = dlsym(loaded->library, (std::string("emulated_") + name).c_str());
+  if (!call) return cudaErrorSymbolNotFound;
+  static std::vector<std::unique_ptr<Kernel>> kernels;
+  kernels.push_back(std::make_unique<Kernel>(Kernel{loaded, reinterpret_cast<void (*)(void**)>(call)}));
+  *kernel = reinterpret_cast<cudaKernel_t>(kernels.back().get());
+  return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** arguments) {
+  if (fake_error != 0) return answer();
+  const dim3 grid = config->gridDim, block = config->blockDim;
+  if (grid.x * grid.y * block.x * block.y == 0 || grid.y > 65535 || block.x * block.y > 1024)
+    return cudaErrorInvalidConfiguration;
+  ++fake_launches, fake_blocks = grid.y, fake_threads = block.x;
+  static Launch running;
+  running.kernel = static_cast<const Kernel*>(function);
+  running.arguments = arguments;
+  running.threads = block.x * block.y;
+  launch = &running;
+  emulated::State& state = *running.kernel->program->state;
+  state.grid_size = {grid.x, grid.y}, state.block_size = {block.x, block.y};
+  for (unsigned b = 0; b < grid.x * grid.y; ++b) {
+    state.block = {b % grid.x, b / grid.x};
+    run_block(running);
+  }
+  return cudaSuccess;
+}
+}
