@@ -265,15 +265,17 @@ void measure(const Settings& s, Net net) {
 
   if (s.json) {
     std::printf(
-        "{\"device\": \"%s\", \"model\": \"%s\", \"algorithm\": \"%s\", \"kernel\": %ld, \"size\": %ld, \"batch\": %ld, \"channels\": %ld, "
+        "{\"device\": \"%s\", \"model\": \"%s\", \"algorithm\": \"%s\", \"kernel\": %ld, \"size\": %ld, \"batch\": "
+        "%ld, \"channels\": %ld, "
         "\"steps\": %d, \"neumann\": %d, \"threads\": %d, \"type\": \"%s\", \"conv_algorithm\": \"%s\", "
         "\"seconds\": %.6g, \"processor_seconds\": %.6g, \"forward\": %.6g, \"adjoint\": %.6g, \"weight_gradients\": "
         "%.6g, \"penalty\": %.6g, "
         "\"optimiser\": %.6g, \"flops\": %.6g, \"bytes\": %.6g, \"peak_flops\": %.6g, \"fraction_of_peak\": %.4g, "
         "\"peak_bytes\": %zu, \"allocations\": %zu, \"peak_bytes_by_tag\": {",
         s.device.c_str(), s.model.c_str(), s.algorithm.c_str(), s.kernel, s.size, s.batch, s.channels, s.steps,
-        s.neumann, s.threads, scalar_name<T>(), s.conv_algorithm.c_str(), seconds, processor_seconds, forward, adjoint, weights, penalty,
-        optimiser, done.flops, bytes, peak, peak > 0 ? done.flops / seconds / peak : 0, memory.peak, memory.allocations - allocations);
+        s.neumann, s.threads, scalar_name<T>(), s.conv_algorithm.c_str(), seconds, processor_seconds, forward, adjoint,
+        weights, penalty, optimiser, done.flops, bytes, peak, peak > 0 ? done.flops / seconds / peak : 0, memory.peak,
+        memory.allocations - allocations);
     const char* separator = "";
     for (const auto& [tag, use] : by_tag) {
       std::printf("%s\"%s\": %zu", separator, tag.c_str(), use.peak);

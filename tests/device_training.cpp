@@ -102,7 +102,8 @@ std::vector<double> optimised(Optimiser optimiser) {
   for (int k = 0; k < 4; ++k) {
     Tape<double, D> tape;
     const Pair<D> taped = on_tape(module, tape);
-    const auto loss = sum(map([](auto u) { return square(u - 3.); }, taped.a)) + sum(map([](auto u) { return exp(u); }, taped.b));
+    const auto loss =
+        sum(map([](auto u) { return square(u - 3.); }, taped.a)) + sum(map([](auto u) { return exp(u); }, taped.b));
     auto gradients = grad(loss, {taped.a, taped.b});
     clip_global_norm(gradients, 2.0);
     optimiser.step(module, gradients);
@@ -161,9 +162,11 @@ TEST_CASE("every solver finds on the device what it finds on the CPU") {
   const Residual tight{.rtol = 1e-12, .max_steps = 300};
   check_solver("plain, series", {.stop = tight, .adjoint = Neumann{.max_products = 200, .rtol = 1e-12}});
   check_solver("fixed steps, terms", {.stop = Steps{30}, .adjoint = Terms{12}});
-  check_solver("damped, released series", {.forward = Plain{.damping = 0.3}, .stop = tight, .adjoint = ReleasedNeumann{}});
-  check_solver("Anderson both ways",
-               {.forward = Anderson{}, .stop = tight, .adjoint = AdjointAnderson{.solver = {}, .max_products = 100, .rtol = 1e-12}});
+  check_solver("damped, released series",
+               {.forward = Plain{.damping = 0.3}, .stop = tight, .adjoint = ReleasedNeumann{}});
+  check_solver("Anderson both ways", {.forward = Anderson{},
+                                      .stop = tight,
+                                      .adjoint = AdjointAnderson{.solver = {}, .max_products = 100, .rtol = 1e-12}});
   check_solver("Broyden, GMRES", {.forward = Broyden{}, .stop = tight, .adjoint = Gmres{.rtol = 1e-12}});
   check_solver("BiCGSTAB", {.stop = tight, .adjoint = BiCgStab{.rtol = 1e-12}});
   check_solver("normal equations", {.stop = tight, .adjoint = NormalCg{.rtol = 1e-12}});
@@ -197,7 +200,8 @@ TEST_CASE("the device's memory does not grow with the number of steps") {
 }
 
 TEST_CASE("a net trains on the device as on the CPU: through the fixed point and through time, with the penalty") {
-  const Training crbp = Rbp::released(4, 3, fixed_point::Lcp{}), cbptt = Bptt{.steps = 2, .penalty = fixed_point::Lcp{}};
+  const Training crbp = Rbp::released(4, 3, fixed_point::Lcp{}),
+                 cbptt = Bptt{.steps = 2, .penalty = fixed_point::Lcp{}};
   const auto here = trained<double, Cpu>(hgru_net<double>(small), crbp);
   CHECK(difference(trained<double, Cuda>(hgru_net<double, Cuda>(small), crbp), here) <= 1e-10);
   // Adam makes whole steps of gradients that are all rounding.

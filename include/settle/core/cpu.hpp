@@ -40,7 +40,8 @@ struct Cpu {
   static void release(void* data, std::size_t bytes) { ::operator delete(data, alignment(bytes)); }
 
   /// Tells the address sanitizer that only the first `used` bytes of a block may be touched.
-  static void guard([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes, [[maybe_unused]] std::size_t used) {
+  static void guard([[maybe_unused]] void* data, [[maybe_unused]] std::size_t bytes,
+                    [[maybe_unused]] std::size_t used) {
 #ifdef SETTLE_ADDRESS_SANITIZER
     ASAN_POISON_MEMORY_REGION(data, bytes);
     ASAN_UNPOISON_MEMORY_REGION(data, used);
@@ -73,9 +74,7 @@ struct Cpu {
  private:
   static constexpr std::size_t huge_page = 2 * 1024 * 1024;
 
-  static std::align_val_t alignment(std::size_t bytes) {
-    return std::align_val_t{bytes >= huge_page ? huge_page : 64};
-  }
+  static std::align_val_t alignment(std::size_t bytes) { return std::align_val_t{bytes >= huge_page ? huge_page : 64}; }
 };
 
 }  // namespace settle

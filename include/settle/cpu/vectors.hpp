@@ -82,7 +82,8 @@ double largest_magnitude(Index size, const T* x) {
 template <class T>
 void mix(Index size, const std::vector<double>& c, T* y, const std::vector<double>& d, const T* x) {
   detail::each_piece(size, static_cast<Index>(c.size()), [&](Index s, Index, Index begin, Index end) {
-    const auto keep = static_cast<T>(c[static_cast<std::size_t>(s)]), add = static_cast<T>(d[static_cast<std::size_t>(s)]);
+    const auto keep = static_cast<T>(c[static_cast<std::size_t>(s)]),
+               add = static_cast<T>(d[static_cast<std::size_t>(s)]);
     if (add == T{0} && keep == T{0}) {
       std::fill(y + begin, y + end, T{0});
     } else if (add == T{0}) {

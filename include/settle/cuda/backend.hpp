@@ -178,8 +178,8 @@ struct Backend<Cuda> {
     const unsigned blocks = kernels::groups_of(piece, size);
     Tensor<T, Cuda> found(Shape{blocks}), largest(Shape{1});
     static const kernels::Kernel kernel = kernels::largest_magnitudes<T>();
-    cuda::launch(kernel, {blocks, 1, threads_for(std::min(size, piece)), 1}, static_cast<std::uint64_t>(size), static_cast<std::uint64_t>(piece), x,
-                 found.mutable_data());
+    cuda::launch(kernel, {blocks, 1, threads_for(std::min(size, piece)), 1}, static_cast<std::uint64_t>(size),
+                 static_cast<std::uint64_t>(piece), x, found.mutable_data());
     max_over(found.shape(), found.data(), largest.shape(), largest.mutable_data());
     return static_cast<double>(largest.item());
   }
@@ -215,9 +215,8 @@ struct Backend<Cuda> {
     const Index count = outer * list.size() * inner;
     static const kernels::Kernel kernel = kernels::gather<T>();
     if (count > 0)
-      cuda::launch(kernel, cuda::one_each(count), static_cast<std::uint64_t>(outer),
-                   static_cast<std::uint64_t>(extent), static_cast<std::uint64_t>(inner),
-                   static_cast<std::uint64_t>(list.size()), list.data(), x, y);
+      cuda::launch(kernel, cuda::one_each(count), static_cast<std::uint64_t>(outer), static_cast<std::uint64_t>(extent),
+                   static_cast<std::uint64_t>(inner), static_cast<std::uint64_t>(list.size()), list.data(), x, y);
   }
 
   static kernels::Windows of(const cpu::PoolGeometry& g) {
@@ -238,9 +237,9 @@ struct Backend<Cuda> {
     const Index length = size / systems, pieces = (length + piece - 1) / piece;
     Tensor<double, Cuda> totals(Shape{systems, pieces}), sums(Shape{systems, 1});
     static const kernels::Kernel kernel = kernels::sum_products<T>(), add = kernels::fold_sums<double>();
-    cuda::launch(kernel, {kernels::groups_of(1, systems * pieces), 1, threads_for(std::min(length, piece)), 1}, static_cast<std::uint64_t>(length),
-                 static_cast<std::uint64_t>(pieces), static_cast<std::uint64_t>(piece), squares, x, y,
-                 totals.mutable_data());
+    cuda::launch(kernel, {kernels::groups_of(1, systems * pieces), 1, threads_for(std::min(length, piece)), 1},
+                 static_cast<std::uint64_t>(length), static_cast<std::uint64_t>(pieces),
+                 static_cast<std::uint64_t>(piece), squares, x, y, totals.mutable_data());
     const kernels::Fold fold = kernels::fold_of(totals.shape(), sums.shape());
     cuda::launch(add, fold.grid(), fold, totals.data(), sums.mutable_data());
     const Tensor<double> here = to<Cpu>(sums);

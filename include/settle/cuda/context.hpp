@@ -53,9 +53,7 @@ class Context {
     copy(to, from, bytes, cudaMemcpyDeviceToHost);
     synchronise();
   }
-  void zero(void* data, std::size_t bytes) {
-    check(runtime_.cudaMemsetAsync(data, 0, bytes, stream_), "clear memory");
-  }
+  void zero(void* data, std::size_t bytes) { check(runtime_.cudaMemsetAsync(data, 0, bytes, stream_), "clear memory"); }
   void synchronise() { check(runtime_.cudaStreamSynchronize(stream_), "finish the work asked for"); }
 
   /// Starts a kernel, which is compiled, or taken from the disk, when it is first used. The arguments are the addresses

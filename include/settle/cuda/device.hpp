@@ -59,8 +59,8 @@ struct Cuda {
 
  private:
   template <class T>
-  static void fill_random(const kernels::Kernel& kernel, std::uint64_t words_each, T* data, std::int64_t count, double a,
-                          double b, Random& random) {
+  static void fill_random(const kernels::Kernel& kernel, std::uint64_t words_each, T* data, std::int64_t count,
+                          double a, double b, Random& random) {
     const auto n = static_cast<std::uint64_t>(count);
     cuda::launch(kernel, cuda::one_each(count), data, n, random.seed(), random.stream(), random.words(), a, b);
     random.skip(words_each * n);

@@ -85,8 +85,8 @@ class PointwiseFunction<T, Cuda> {
   mutable std::unique_ptr<const PointwiseFunction> gradient_;
 };
 
-/// Evaluates a kernel over `space`: inputs broadcast to it, and each wanted result is summed to its tensor's shape, in a
-/// fixed order.
+/// Evaluates a kernel over `space`: inputs broadcast to it, and each wanted result is summed to its tensor's shape, in
+/// a fixed order.
 template <class T>
 void evaluate(const PointwiseKernel<T, Cuda>& kernel, const Shape& space, std::span<const Tensor<T, Cuda>> inputs,
               std::span<const PointwiseResult<T, Cuda>> results) {
@@ -105,7 +105,8 @@ void evaluate(const PointwiseKernel<T, Cuda>& kernel, const Shape& space, std::s
   const MemoryTag tag("workspace");
   Tensor<double, Cuda> scratch(Shape{map.scratch()});
   cuda::Context& context = cuda::Context::instance();
-  map.run([&](const kernels::Kernel& k, const kernels::Grid& grid, void** arguments) { context.launch(k, grid, arguments); },
+  map.run([&](const kernels::Kernel& k, const kernels::Grid& grid,
+              void** arguments) { context.launch(k, grid, arguments); },
           from, to, scratch.mutable_data());
 }
 

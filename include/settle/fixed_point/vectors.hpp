@@ -114,7 +114,8 @@ Tensor<T, D> gather_rows(const Tensor<T, D>& from, const Rows& rows) {
   Tensor<T, D> out(shape);
   T* const to = out.mutable_data();
   for (std::size_t k = 0; k < rows.size(); ++k)
-    D::copy(to + static_cast<Index>(k) * length, from.data() + rows[k] * length, static_cast<std::size_t>(length) * sizeof(T));
+    D::copy(to + static_cast<Index>(k) * length, from.data() + rows[k] * length,
+            static_cast<std::size_t>(length) * sizeof(T));
   return out;
 }
 
@@ -124,7 +125,8 @@ void scatter_rows(const Tensor<T, D>& from, const Rows& rows, Tensor<T, D>& to) 
   const Index length = to.shape()[0] > 0 ? to.size() / to.shape()[0] : 0;
   T* const into = to.mutable_data();
   for (std::size_t k = 0; k < rows.size(); ++k)
-    D::copy(into + rows[k] * length, from.data() + static_cast<Index>(k) * length, static_cast<std::size_t>(length) * sizeof(T));
+    D::copy(into + rows[k] * length, from.data() + static_cast<Index>(k) * length,
+            static_cast<std::size_t>(length) * sizeof(T));
 }
 
 /// The same of every part of a state, or of every state of a history; nothing of nothing.

@@ -16,10 +16,10 @@ namespace settle::kernels {
 inline std::vector<Kernel> registry() {
   std::vector<Kernel> out{transform_tiles(), inverse_transform_tiles(), multiply_spectra(), correlate_spectra()};
   const auto add = [&]<class T>(T) {
-    for (Kernel kernel : {fold_sums<T>(), fold_maxima<T>(), random_uniform<T>(), random_normal<T>(), fill<T>(),
-                          copy_strided<T>(), gather<T>(), multiply_along<T>(), max_pool_positions<T>(),
-                          max_pool_adjoint<T>(), sum_products<T>(), largest_magnitudes<T>(), mix<T>(),
-                          gather_patches<T>(), scatter_patches<T>()})
+    for (Kernel kernel :
+         {fold_sums<T>(), fold_maxima<T>(), random_uniform<T>(), random_normal<T>(), fill<T>(), copy_strided<T>(),
+          gather<T>(), multiply_along<T>(), max_pool_positions<T>(), max_pool_adjoint<T>(), sum_products<T>(),
+          largest_magnitudes<T>(), mix<T>(), gather_patches<T>(), scatter_patches<T>()})
       out.push_back(std::move(kernel));
   };
   add(float{}), add(double{});

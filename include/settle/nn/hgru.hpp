@@ -31,7 +31,9 @@ struct HgruCell {
   /// Initial values as in the released code, or with its intended gate biases (see Initialisation).
   static HgruCell initial(Index channels, Index kernel, ParameterStreams& streams,
                           Initialisation initialisation = Initialisation::released) {
-    const auto kernels = [&](Index k) { return V(to<Device>(orthogonal<T>({channels, channels, k, k}, streams.next()))); };
+    const auto kernels = [&](Index k) {
+      return V(to<Device>(orthogonal<T>({channels, channels, k, k}, streams.next())));
+    };
     const auto vector = [&](double value) {
       return V(Tensor<T, Device>(Shape{channels, 1, 1}, static_cast<T>(value)));
     };
