@@ -5,10 +5,12 @@
 #include <cudnn_graph.h>
 #include <doctest/doctest.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
 
+#include "errors.hpp"
 #include "settle/cuda/convolution.hpp"
 #include "temporary_folder.hpp"
 
@@ -42,6 +44,21 @@ TEST_CASE("cuDNN is searched once for each convolution, and executes a determini
   for (int k = 0; k < 3; ++k) convolve(g);
   CHECK(count("fake_searches") == searches + 4);
   CHECK(count("fake_executions") == executions + 5);
+}
+
+TEST_CASE("memory that is kept for other sizes is given back before the device has too little") {
+  cuda::Runtime runtime(cuda::libraries_folder());
+  auto& limit = *runtime.library.find<std::size_t>("fake_memory");
+  const auto& held = *runtime.library.find<std::size_t>("fake_memory_held");
+  auto& memory = MemoryOf<Cuda>::instance();
+  memory.trim();
+  { const Tensor<float, Cuda> kept(Shape{1 << 18}); }
+  limit = held + (1 << 20);
+  const Tensor<float, Cuda> larger(Shape{3 << 17});
+  CHECK(held <= limit);
+  CHECK(contains(error_of([] { Tensor<float, Cuda>(Shape{1 << 20}); }), "[cuda] could not allocate memory: "));
+  CHECK(memory.use().current >= larger.bytes());
+  limit = SIZE_MAX;
 }
 
 int main(int count, char** arguments) {

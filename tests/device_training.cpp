@@ -210,6 +210,16 @@ TEST_CASE("a net trains on the device as on the CPU: through the fixed point and
                    trained<double, Cpu>(hgru_net<double>(small), cbptt)) <= 1e-10);
 }
 
+TEST_CASE("where a net computes is said by its type alone") {
+  const auto& options = small;
+  const Tensor<float> images = data<float, Cpu>().images.value();
+  const auto here = run(hgru_net<float>(options), Var(images), Rbp::released(20)).logits;
+  const auto net = hgru_net<float, Cuda>(options);
+  Tape<float, Cuda> tape;
+  const auto result = run(on_tape(net, tape), Var(to<Cuda>(images)), Rbp::released(20));
+  CHECK(difference(numbers(result.logits), numbers(here)) <= 1e-4);
+}
+
 TEST_CASE("nets predict on the device as on the CPU") {
   const auto logits = []<class D>(D) {
     const auto images = data<double, D>().images;

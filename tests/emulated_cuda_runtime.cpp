@@ -7,10 +7,12 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "emulated_kernel.hpp"
@@ -18,10 +20,17 @@
 extern "C" {
 int fake_error = 0, fake_devices = 1, fake_driver = CUDART_VERSION;
 int fake_launches = 0;
+size_t fake_memory = SIZE_MAX, fake_memory_held = 0;  // what the device has, and what is taken of it
 unsigned fake_blocks = 0, fake_threads = 0;
 }
 
 namespace {
+
+/// The bytes of each block of memory.
+std::unordered_map<void*, std::size_t>& sizes() {
+  static auto& all = *new std::unordered_map<void*, std::size_t>;
+  return all;
+}
 
 cudaError_t answer() { return static_cast<cudaError_t>(fake_error); }
 
@@ -171,12 +180,16 @@ cudaError_t CUDARTAPI cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
 cudaError_t CUDARTAPI cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 
 cudaError_t CUDARTAPI cudaMallocAsync(void** memory, size_t bytes, cudaStream_t) {
+  if (bytes > fake_memory - fake_memory_held) return cudaErrorMemoryAllocation;
   *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  sizes()[*memory] = bytes, fake_memory_held += bytes;
   std::memset(*memory, 0xff, bytes);  // not-a-number: what is read must have been written
   return answer();
 }
 
 cudaError_t CUDARTAPI cudaFreeAsync(void* memory, cudaStream_t) {
+  fake_memory_held -= sizes()[memory];
+  sizes().erase(memory);
   std::free(memory);
   return answer();
 }

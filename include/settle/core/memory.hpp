@@ -93,7 +93,13 @@ class MemoryOf {
       block = free.back();
       free.pop_back();
     } else {
-      void* data = Device::allocate(capacity);
+      void* data = nullptr;
+      try {
+        data = Device::allocate(capacity);
+      } catch (...) {  // what is kept for other sizes may be enough
+        give_back();
+        data = Device::allocate(capacity);
+      }
       block = new Block;
       block->capacity = capacity;
       block->data = data;
@@ -146,6 +152,11 @@ class MemoryOf {
   /// Returns the free blocks to the system.
   void trim() {
     std::lock_guard lock(mutex_);
+    give_back();
+  }
+
+ private:
+  void give_back() {
     for (auto& [capacity, free] : free_) {
       for (Block* block : free) {
         Device::guard(block->data, block->capacity, block->capacity);
@@ -157,7 +168,6 @@ class MemoryOf {
     std::erase_if(blocks_, [](const auto& block) { return block->data == nullptr; });
   }
 
- private:
   static std::size_t size_class(std::size_t bytes) {
     std::size_t step = 256;  // an eighth of the size's power of two: at most 12.5 % is lost
     while (step * 16 <= bytes) step *= 2;

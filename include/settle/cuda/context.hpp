@@ -59,6 +59,7 @@ class Context {
   /// Starts a kernel, which is compiled, or taken from the disk, when it is first used. The arguments are the addresses
   /// of their values.
   void launch(const kernels::Kernel& kernel, const kernels::Grid& grid, void** arguments) {
+    std::lock_guard lock(mutex_);
     program(kernel).launch(kernel, grid, arguments, stream_);
   }
 
@@ -83,7 +84,6 @@ class Context {
   }
 
   Program& program(const kernels::Kernel& kernel) {
-    std::lock_guard lock(mutex_);
     std::unique_ptr<Program>& found = programs_[kernel.name];
     if (!found)
       found = std::make_unique<Program>(

@@ -326,13 +326,13 @@ class SafetensorsWriter {
  public:
   std::map<std::string, std::string> metadata;
 
-  /// Adds a tensor. Throws Error when the name is taken, or is the reserved "__metadata__".
-  template <Scalar T>
-  void add(const std::string& name, const Tensor<T>& tensor) {
+  /// Adds a tensor of any device. Throws Error when the name is taken, or is the reserved "__metadata__".
+  template <Scalar T, class Device>
+  void add(const std::string& name, const Tensor<T, Device>& tensor) {
     require(name != "__metadata__", "safetensors", "a tensor cannot be named '__metadata__'");
     for (const auto& [taken, unused] : tensors_)
       require(taken != name, "safetensors", "expected distinct names, got '", name, "' twice");
-    tensors_.emplace_back(name, tensor);
+    tensors_.emplace_back(name, to<Cpu>(tensor));
   }
 
   /// Writes the file; it appears complete or not at all. The doubles come first, then the floats, each in the order
