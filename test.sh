@@ -38,7 +38,7 @@ build() {
 # failed test case. A program may come several times with arguments that choose a share of its cases: what no share ran
 # was skipped.
 run() {
-  local entry program log=$(mktemp -d) number=0 status all p f
+  local entry program log=$(mktemp -d) number=0 status seconds p f s
   local -A cases=() ran=()
   for entry in "$@"; do
     while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n; done
@@ -56,7 +56,7 @@ run() {
     program=${entry%% *}
     cat "$log/$number"
     read -r status seconds < "$log/$number.end"
-    read -r p f all <<< "$(sed -nE 's/^\[doctest\] test cases: *[0-9]+ \| *([0-9]+) passed \| *([0-9]+) failed \| *([0-9]+) skipped.*/\1 \2 \3/p' "$log/$number")"
+    read -r p f s <<< "$(sed -nE 's/^\[doctest\] test cases: *[0-9]+ \| *([0-9]+) passed \| *([0-9]+) failed \| *([0-9]+) skipped.*/\1 \2 \3/p' "$log/$number")"
     number=$((number + 1))
     if [ "$status" -eq 77 ]; then  # it needs what this machine lacks, and says what
       echo "== $entry: SKIPPED"
@@ -67,12 +67,13 @@ run() {
       echo "== $entry: ended with status $status"
       failed=$((failed + 1))
     fi
-    cases[$program]=$((${p:-0} + ${f:-0} + ${all:-0}))
-    ran[$program]=$((${ran[$program]:-0} + ${p:-0} + ${f:-0}))
-    passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0}))
     echo "== $entry: ran for $seconds s"
+    if [ -z "$p" ]; then continue; fi
+    cases[$program]=$((p + f + s))
+    ran[$program]=$((${ran[$program]:-0} + p + f))
+    passed=$((passed + p)) failed=$((failed + f))
   done
-  for program in "${!cases[@]}"; do skipped=$((skipped + cases[$program] - ran[$program])); done
+  for program in "${!cases[@]}"; do skipped=$((skipped + ${cases[$program]} - ${ran[$program]})); done
   rm -r "$log"
 }
 

@@ -375,7 +375,7 @@ class LinearKernel {
       }
     };
     const Put kind = chunk.put[r] == Put::assign && !first ? Put::accumulate : chunk.put[r];
-    T* const out = chunk.output[r] + at;
+    T* const out = chunk.output[r] ? chunk.output[r] + at : nullptr;
     switch (kind) {
       case Put::skip: break;
       case Put::assign:
