@@ -2,7 +2,7 @@
 #include "settle/settle.hpp"
 
 /// For programs of several files: what is heavy to compile and does not depend on the user's own types (convolution
-/// kernels, matrix products, the pullback, the fixed-point solvers), compiled once. Include this header in place of
+/// kernels, matrix products, the pullback, the fixed-point solvers, the library's cells), compiled once. Include this header in place of
 /// settle.hpp, and in exactly one file write `#define SETTLE_COMPILE_HERE` before it. A program of one file gains
 /// nothing by it.
 #ifdef SETTLE_COMPILE_HERE
@@ -41,6 +41,10 @@
   SETTLE_COMPILED_ONCE Var<T> concat(const std::vector<Var<T>>&, int);                                              \
   SETTLE_COMPILED_ONCE Var<T> sum(const Var<T>&, Axes);                                                             \
   SETTLE_COMPILED_ONCE Var<T> mean(const Var<T>&, Axes);                                                            \
+  SETTLE_COMPILED_ONCE struct BatchNorm<T>;                                                                         \
+  SETTLE_COMPILED_ONCE struct HgruCell<T>;                                                                          \
+  SETTLE_COMPILED_ONCE struct ConvLstmCell<T>;                                                                      \
+  SETTLE_COMPILED_ONCE Var<T> focal_loss(const Var<T>&, const Tensor<T>&, double);                                  \
   namespace fixed_point::detail {                                                                                   \
   SETTLE_COMPILED_ONCE FlatSolution<T, Cpu> solve_flat(const FlatProblem<T, Cpu>&, const Options&);                 \
   }

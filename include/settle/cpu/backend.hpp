@@ -7,7 +7,7 @@
 #include "settle/core/tensor.hpp"
 #include "settle/cpu/convolution.hpp"
 #include "settle/cpu/gather.hpp"
-#include "settle/cpu/matmul.hpp"
+#include "settle/cpu/matmul_geometry.hpp"
 #include "settle/cpu/max_pool.hpp"
 #include "settle/cpu/pointwise.hpp"
 #include "settle/cpu/sparse.hpp"

@@ -3,15 +3,9 @@
 #include <algorithm>
 
 #include "settle/core/threads.hpp"
+#include "settle/cpu/matmul_geometry.hpp"
 
 namespace settle::cpu {
-
-/// A batch of matrix products y (rows, columns) = a (rows, inner) b (inner, columns).
-struct MatmulGeometry {
-  Index batch = 1, rows = 0, inner = 0, columns = 0;
-  bool transpose_a = false;  ///< a is stored as (inner, rows)
-  bool transpose_b = false;  ///< b is stored as (columns, inner)
-};
 
 namespace detail {
 
@@ -36,7 +30,7 @@ void matmul_rows(const MatmulGeometry& g, const T* a, const T* b, T* y, Index be
 
 }  // namespace detail
 
-/// The products of all matrices of the batch, split over the threads by matrices, or by rows where there are few.
+// Split over the threads by matrices, or by rows where there are few.
 template <class T>
 void matmul(const MatmulGeometry& g, const T* a, const T* b, T* y) {
   if (g.batch * g.rows * g.columns == 0) return;

@@ -1,7 +1,7 @@
 #pragma once
 #include <cstddef>
 
-#include "settle/cpu/matmul.hpp"
+#include "settle/cpu/matmul_geometry.hpp"
 #include "settle/cuda/blas.hpp"
 #include "settle/cuda/device.hpp"
 

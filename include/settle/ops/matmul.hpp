@@ -1,6 +1,7 @@
 #pragma once
 #include "settle/autodiff/tape.hpp"
 #include "settle/cpu/backend.hpp"
+#include "settle/cpu/matmul.hpp"
 
 namespace settle {
 
