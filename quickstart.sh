@@ -9,5 +9,14 @@ install_missing g++ meson ninja-build pkg-config libeigen3-dev nlohmann-json3-de
 
 # A folder that test.sh made serves as it is.
 [ -f build/build.ninja ] || CXX=${CXX:-g++} configure build --buildtype=release -Dexamples=enabled -Dtests=disabled -Dwerror=false
-ninja --quiet -C build examples/quickstart
-exec build/examples/quickstart --output out/quickstart "$@"
+program=quickstart
+if [[ " $* " == *" --device cuda "* ]]; then
+  program=quickstart_cuda
+  ninja --quiet -C build build.ninja
+  if ! ninja -C build -t query examples/$program > /dev/null 2>&1; then
+    echo "--device cuda needs the headers of CUDA 12.8 or newer and of cuDNN 9 where Meson finds them: see docs/gpu.md" >&2
+    exit 1
+  fi
+fi
+ninja --quiet -C build examples/$program
+exec build/examples/$program --output out/quickstart "$@"

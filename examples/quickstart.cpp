@@ -15,11 +15,22 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <type_traits>
 
 #include "settle/io/gif.hpp"
 #include "settle/io/png.hpp"
 #include "settle/io/safetensors.hpp"
 #include "settle/settle.hpp"
+
+// One source, a program for each device: most who run it need one, and each takes its time to compile.
+#ifdef QUICKSTART_CUDA
+#include "settle/cuda/cuda.hpp"
+using Device = settle::Cuda;
+constexpr const char* device_name = "cuda";
+#else
+using Device = settle::Cpu;
+constexpr const char* device_name = "cpu";
+#endif
 
 using namespace settle;
 using Json = nlohmann::ordered_json;
@@ -181,12 +192,23 @@ class Log {
   std::vector<Line> lines_;
 };
 
-using Net = HgruNet<float>;
+using Net = HgruNet<float, Device>;
+using Control = FeedForwardNet<float, Device>;
+using V = Var<float, Device>;
+
+/// The part of a batch that training takes, in the memory that the device copies from.
+struct Staged {
+  Tensor<float, Device::Staging> image, target;
+};
+
+Staged staged(const PathfinderBatch& batch) {
+  return {to<Device::Staging>(batch.image), to<Device::Staging>(batch.target)};
+}
 
 /// The released initial values, but for what a few minutes of training cannot make up for: the stem's brightness filter
 /// has the norm of the others, the cell's batch norms let more through, and the read-out expects few contour pixels.
-Net initial_net(const ModelOptions& options) {
-  Net net = hgru_net<float>(options);
+HgruNet<float> initial_net(const ModelOptions& options) {
+  HgruNet<float> net = hgru_net<float>(options);
   Tensor<float> filters = net.stem.conv0.weight.value();
   const Index taps = filters.size() / options.channels();
   float* const brightness = filters.mutable_data() + (options.channels() - 1) * taps;
@@ -204,25 +226,29 @@ Net initial_net(const ModelOptions& options) {
 /// Calls after_step(steps done, seconds).
 void train(Net& net, const Settings& s, const Course& course, Log& log,
            const std::function<void(Index, double)>& after_step) {
-  Adam<float> adam({.beta2 = 0.99});
+  Adam<float, Device> adam({.beta2 = 0.99});
+  const auto progress_at = [&](Index step) {
+    return static_cast<double>(step) / static_cast<double>(s.training_steps);
+  };
+  Prefetch<Staged> batches([&](Index step) { return staged(course.batch(progress_at(step), step)); });
   const auto start = std::chrono::steady_clock::now();
   for (Index step = 0; step < s.training_steps; ++step) {
-    const double progress = static_cast<double>(step) / static_cast<double>(s.training_steps);
-    const PathfinderBatch batch = course.batch(progress, step);
+    const double progress = progress_at(step);
+    const Staged batch = batches.next();
     const Rbp policy{{.stop = fixed_point::Steps{.count = course.lesson(progress).recurrent_steps},
                       .adjoint = fixed_point::Neumann{.max_products = 8, .rtol = 0.1},
                       .penalty = fixed_point::Lcp{.lambda = 0.9, .two_sided = true},
                       .on_fail = fixed_point::OnFail::report}};
     adam.options.rate = course.rate(progress);
-    std::vector<Var<float>> gradients;
+    std::vector<V> gradients;
     double loss_value = 0;
     Json more;
     {
-      Tape<float> tape;
+      Tape<float, Device> tape;
       const Net model = on_tape(net, tape);
-      const auto result = run(model, Var(batch.image), policy);
-      const Var<float> loss = focal_loss(result.logits, batch.target);
-      gradients = grad(penalised(loss, result.penalty, s.penalty_weight), parameters<Var<float>>(model));
+      const auto result = run(model, Var(to<Device>(batch.image)), policy);
+      const V loss = focal_loss(result.logits, to<Device>(batch.target));
+      gradients = grad(penalised(loss, result.penalty, s.penalty_weight), parameters<V>(model));
       loss_value = static_cast<double>(loss.item());
       more = {{"penalty", result.penalty.item()},
               {"residual", result.report->forward.relative.front()},
@@ -237,19 +263,19 @@ void train(Net& net, const Settings& s, const Course& course, Log& log,
 }
 
 /// The feed-forward control, for as long as the recurrent net trains: until `progress` is 1. Returns its steps.
-Index train(FeedForwardNet<float>& net, const Course& course, const std::atomic<double>& progress, Log& log) {
-  Adam<float> adam({.beta2 = 0.99});
+Index train(Control& net, const Course& course, const std::function<double()>& progress, Log& log) {
+  Adam<float, Device> adam({.beta2 = 0.99});
   const auto start = std::chrono::steady_clock::now();
   Index step = 0;
-  for (double now = progress; now < 1; now = progress) {
-    const PathfinderBatch batch = course.batch(now, step);
-    std::vector<Var<float>> gradients;
+  for (double now = progress(); now < 1; now = progress()) {
+    const Staged batch = staged(course.batch(now, step));
+    std::vector<V> gradients;
     double loss_value = 0;
     {
-      Tape<float> tape;
-      FeedForwardNet<float> model = on_tape(net, tape);
-      const Var<float> loss = focal_loss(model.train(Var(batch.image)), batch.target);
-      gradients = grad(loss, parameters<Var<float>>(model));
+      Tape<float, Device> tape;
+      Control model = on_tape(net, tape);
+      const V loss = focal_loss(model.train(Var(to<Device>(batch.image))), to<Device>(batch.target));
+      gradients = grad(loss, parameters<V>(model));
       loss_value = static_cast<double>(loss.item());
       for (std::size_t k = 0; k < net.bn.size(); ++k) {
         net.bn[k].running_mean = stop_gradient(model.bn[k].running_mean);
@@ -263,48 +289,63 @@ Index train(FeedForwardNet<float>& net, const Course& course, const std::atomic<
   return step;
 }
 
-/// What training both nets gives.
+/// What training both nets gives, on the CPU.
 struct Trained {
-  Net net;
+  HgruNet<float> net;
   FeedForwardNet<float> control;
   double seconds = 0;
   Index control_steps = 0;
-  std::size_t peak_bytes = 0;  ///< of the recurrent training, beyond the images
+  std::size_t peak_bytes = 0;  ///< of the recurrent training on its device, beyond the images
 };
 
-/// Trains both nets at the same time, each on one core: the nets are too small to be worth splitting.
+/// Trains both nets for the same time. On the CPU at the same time, each on one core, as they are too small to be worth
+/// splitting; on another device, which would serve them in turns, one after the other.
 Trained train_both(const Settings& s, const Course& course, Log& log) {
-  Trained out{.net = initial_net(s.model), .control = feed_forward_net<float>(s.model)};
+  constexpr bool at_once = std::is_same_v<Device, Cpu>;
+  Net net = hgru_net<float, Device>(s.model);
+  copy_parameters(initial_net(s.model), net);
+  Control control = feed_forward_net<float, Device>(s.model);
+  Trained out;
   ThreadPool::instance().resize(1);
-  const std::size_t held = Memory::instance().use().current;
-  Memory::instance().reset_peak();
+  auto& memory = MemoryOf<Device>::instance();
+  const std::size_t held = memory.use().current;
+  memory.reset_peak();
   std::atomic<double> progress = 0;
   std::exception_ptr control_error;
   std::jthread control_thread;
   const auto after_step = [&](Index done, double seconds) {
     out.seconds = seconds;
     if (done == std::min<Index>(2, s.training_steps)) {  // every later step takes the same memory
-      out.peak_bytes = Memory::instance().use().peak - held;
-      control_thread = std::jthread([&] {
-        try {
-          out.control_steps = train(out.control, course, progress, log);
-        } catch (...) {
-          control_error = std::current_exception();
-        }
-      });
+      out.peak_bytes = memory.use().peak - held;
+      if (at_once)
+        control_thread = std::jthread([&] {
+          try {
+            out.control_steps = train(
+                control, course, [&] { return progress.load(); }, log);
+          } catch (...) {
+            control_error = std::current_exception();
+          }
+        });
     }
     progress = static_cast<double>(done) / static_cast<double>(s.training_steps);
   };
   try {
-    train(out.net, s, course, log, after_step);
+    train(net, s, course, log, after_step);
   } catch (...) {
     progress = 1;  // ends the control's training too
     throw;
   }
   if (control_thread.joinable()) control_thread.join();
   if (control_error) std::rethrow_exception(control_error);
+  if (!at_once) {
+    const auto start = std::chrono::steady_clock::now();
+    out.control_steps = train(
+        control, course, [&] { return seconds_since(start) / out.seconds; }, log);
+  }
   log.end(out.seconds);
   ThreadPool::instance().resize(ThreadPool::default_threads());
+  out.net = hgru_net<float>(s.model), out.control = feed_forward_net<float>(s.model);
+  copy_parameters(net, out.net), copy_parameters(control, out.control);
   return out;
 }
 
@@ -367,7 +408,7 @@ std::function<std::array<float, 3>(Index)> marked(const float* image, const floa
   };
 }
 
-void write_pictures(const Settings& s, const Net& net, const Images& images) {
+void write_pictures(const Settings& s, const HgruNet<float>& net, const Images& images) {
   const Index shown = std::min<Index>(8, s.batch), pixels = s.task.size * s.task.size;
   const PathfinderBatch& batch = images.batches().front();
   std::vector<Tensor<float>> logits;
@@ -401,7 +442,16 @@ void write_pictures(const Settings& s, const Net& net, const Images& images) {
 constexpr const char* usage =
     "quickstart [--output FOLDER] [--seed N] [--training-steps N] [--batch N] [--kernel K] [--orientations N]\n"
     "           [--rate R] [--penalty-weight W] [--size S] [--window W] [--distractors D] [--training-images N]\n"
-    "           [--held-out-images N]\n";
+    "           [--held-out-images N] [--device cpu|cuda]\n";
+
+/// This program trains on one device. Throws Error for another.
+void expect_device(const std::string& name) {
+  require(name == "cpu" || name == "cuda", "quickstart", "expected the device cpu or cuda, got ", name);
+  require(name == device_name, "quickstart", "this program trains on the device ", device_name,
+          ". For the CPU there is quickstart, for a GPU quickstart_cuda: it is built by its name (./quickstart.sh "
+          "--device cuda, or ninja -C build examples/quickstart_cuda) where Meson found the headers of CUDA 12.8 or "
+          "newer and of cuDNN 9");
+}
 
 Settings parse(int count, char** words) {
   Settings s;
@@ -420,7 +470,8 @@ Settings parse(int count, char** words) {
       {"--window", whole(s.task.window)},
       {"--distractors", whole(s.task.distractors)},
       {"--training-images", whole(s.training_images)},
-      {"--held-out-images", whole(s.held_out_images)}};
+      {"--held-out-images", whole(s.held_out_images)},
+      {"--device", expect_device}};
   for (int k = 1; k < count; k += 2) {
     const auto option = known.find(words[k]);
     if (option == known.end() || k + 1 == count) {
@@ -435,6 +486,7 @@ Settings parse(int count, char** words) {
 }
 
 void quickstart(const Settings& s) {
+  Device::synchronise();  // tells a device that is missing before the images are made
   std::filesystem::create_directories(s.output);
   Log log(s.output / "metrics.jsonl", {"hGRU", "feed-forward"});
   const auto start = std::chrono::steady_clock::now();
@@ -477,7 +529,7 @@ void quickstart(const Settings& s) {
   std::printf("\nOn %lld held-out images (F1):  hGRU %.3f   feed-forward %.3f   every dash %.3f\n",
               static_cast<long long>(s.held_out_images), recurrent.f1(), feed_forward.f1(), every_dash.f1());
   std::printf(
-      "Trained for %.0f s, side by side; peak memory of the recurrent training %.1f MB. See %s: summary.json, "
+      "Each trained for %.0f s; peak memory of the recurrent training %.1f MB. See %s: summary.json, "
       "metrics.jsonl,\n"
       "model.safetensors, panels.png (image, target, prediction), segmentation.gif (over the recurrent steps)\n",
       trained.seconds, static_cast<double>(trained.peak_bytes) / 1e6, s.output.c_str());

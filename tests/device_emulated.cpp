@@ -9,9 +9,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "errors.hpp"
 #include "settle/cuda/convolution.hpp"
+#include "settle/cuda/staging.hpp"
 #include "temporary_folder.hpp"
 
 using namespace settle;
@@ -59,6 +61,30 @@ TEST_CASE("memory that is kept for other sizes is given back before the device h
   CHECK(contains(error_of([] { Tensor<float, Cuda>(Shape{1 << 20}); }), "[cuda] could not allocate memory: "));
   CHECK(memory.use().current >= larger.bytes());
   limit = SIZE_MAX;
+}
+
+TEST_CASE("memory that a batch is copied from is not used again before the device has copied it") {
+  cuda::Runtime runtime(cuda::libraries_folder());
+  int& late = *runtime.library.find<int>("fake_late_uploads");
+  auto& memory = MemoryOf<cuda::PageLocked>::instance();
+  const auto staged = [](float value) { return to<Cuda::Staging>(Tensor<float>(Shape{500}, value)); };
+  const auto first = [](const Tensor<float, Cuda>& x) { return to<Cpu>(x).data()[0]; };
+  late = 1;
+  std::vector<Tensor<float, Cuda>> there;
+  for (int k = 0; k < 3; ++k) there.push_back(to<Cuda>(staged(static_cast<float>(k))));
+  CHECK(memory.use().current == 3 * 2000);
+  auto changed = staged(3);
+  there.push_back(to<Cuda>(changed));
+  changed.mutable_data()[0] = 9;
+  for (int k = 0; k < 4; ++k) CHECK(first(there[static_cast<std::size_t>(k)]) == static_cast<float>(k));
+  std::size_t warm = 0;
+  for (int k = 0; k < 10; ++k) {
+    CHECK(first(to<Cuda>(staged(static_cast<float>(k)))) == static_cast<float>(k));
+    if (k == 1) warm = memory.use().allocations;
+  }
+  CHECK(memory.use().allocations == warm);
+  CHECK(memory.use().current == changed.bytes() + 2000);  // and the last one, until the next comes
+  late = 0;
 }
 
 int main(int count, char** arguments) {

@@ -232,6 +232,27 @@ TEST_CASE("nets predict on the device as on the CPU") {
   CHECK(difference(logits(Cuda{}), logits(Cpu{})) <= 1e-10);
 }
 
+TEST_CASE("a net trained on the device predicts on the CPU with the parameters copied by name") {
+  HgruNet<float, Cuda> trained_net = hgru_net<float, Cuda>(small);
+  Adam<float, Cuda> adam;
+  const auto there = data<float, Cuda>();
+  train_step(trained_net, adam, there, Rbp::released(4, 3, fixed_point::Lcp{}));
+  HgruNet<float> net = hgru_net<float>({.kernel = 5, .orientations = 2, .seed = 4});
+  copy_parameters(trained_net, net);
+  const auto here = data<float, Cpu>();
+  CHECK(difference(numbers(predict(net, here.images, 4)), numbers(predict(trained_net, there.images, 4))) <= 1e-5);
+
+  auto control = feed_forward_net<float, Cuda>(small);
+  control.train(there.images);  // moves the running statistics, which are no parameters
+  auto copy = feed_forward_net<float>(small), back = copy;
+  copy_parameters(control, copy);
+  CHECK(difference(numbers(copy(here.images)), numbers(control(there.images))) <= 1e-5);
+  auto again = feed_forward_net<float, Cuda>(small);
+  copy_parameters(copy, again);
+  copy_parameters(again, back);
+  CHECK(numbers(back(here.images)) == numbers(copy(here.images)));
+}
+
 TEST_CASE("training on the device gives the same bits twice, and asks for no memory after a warm-up") {
   const auto training = [] {
     return trained<float, Cuda>(hgru_net<float, Cuda>(small), Rbp::released(4, 3, fixed_point::Lcp{}));

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -20,6 +21,7 @@
 extern "C" {
 int fake_error = 0, fake_devices = 1, fake_driver = CUDART_VERSION;
 int fake_launches = 0;
+int fake_late_uploads = 0;  // copies from page-locked memory wait for the next use of the stream
 size_t fake_memory = SIZE_MAX, fake_memory_held = 0;  // what the device has, and what is taken of it
 unsigned fake_blocks = 0, fake_threads = 0;
 }
@@ -33,6 +35,22 @@ std::unordered_map<void*, std::size_t>& sizes() {
 }
 
 cudaError_t answer() { return static_cast<cudaError_t>(fake_error); }
+
+/// The copies from page-locked memory that the stream has not come to, and the number of those that it has.
+struct Upload {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+};
+std::vector<Upload> uploads;
+std::set<const void*> page_locked;
+std::size_t uploads_done = 0;
+
+void catch_up() {
+  for (const Upload& upload : uploads) std::memcpy(upload.to, upload.from, upload.bytes);
+  uploads_done += uploads.size();
+  uploads.clear();
+}
 
 /// A program on the device: a shared library.
 struct Loaded {
@@ -171,7 +189,34 @@ cudaError_t CUDARTAPI cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) 
   *stream = nullptr;
   return answer();
 }
-cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t) { return answer(); }
+cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t) {
+  catch_up();
+  return answer();
+}
+
+cudaError_t CUDARTAPI cudaHostAlloc(void** memory, size_t bytes, unsigned) {
+  *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  page_locked.insert(*memory);
+  return answer();
+}
+cudaError_t CUDARTAPI cudaFreeHost(void* memory) {
+  page_locked.erase(memory);
+  std::free(memory);
+  return answer();
+}
+
+/// An event is the number of copies that were asked for before it.
+cudaError_t CUDARTAPI cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = reinterpret_cast<cudaEvent_t>(new std::size_t(0));
+  return answer();
+}
+cudaError_t CUDARTAPI cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  *reinterpret_cast<std::size_t*>(event) = uploads_done + uploads.size();
+  return answer();
+}
+cudaError_t CUDARTAPI cudaEventQuery(cudaEvent_t event) {
+  return *reinterpret_cast<std::size_t*>(event) <= uploads_done ? answer() : cudaErrorNotReady;
+}
 
 cudaError_t CUDARTAPI cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
   *pool = nullptr;
@@ -188,6 +233,7 @@ cudaError_t CUDARTAPI cudaMallocAsync(void** memory, size_t bytes, cudaStream_t)
 }
 
 cudaError_t CUDARTAPI cudaFreeAsync(void* memory, cudaStream_t) {
+  catch_up();
   fake_memory_held -= sizes()[memory];
   sizes().erase(memory);
   std::free(memory);
@@ -195,11 +241,18 @@ cudaError_t CUDARTAPI cudaFreeAsync(void* memory, cudaStream_t) {
 }
 
 cudaError_t CUDARTAPI cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  if (fake_error == 0) std::memcpy(to, from, bytes);
-  return answer();
+  if (fake_error != 0) return answer();
+  if (fake_late_uploads && page_locked.contains(from)) {
+    uploads.push_back({to, from, bytes});
+  } else {
+    catch_up();
+    std::memcpy(to, from, bytes);
+  }
+  return cudaSuccess;
 }
 
 cudaError_t CUDARTAPI cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  catch_up();
   if (fake_error == 0) std::memset(memory, value, bytes);
   return answer();
 }
@@ -244,6 +297,7 @@ cudaError_t CUDARTAPI cudaLaunchKernelExC(const cudaLaunchConfig_t* config, cons
   const dim3 grid = config->gridDim, block = config->blockDim;
   if (grid.x * grid.y * block.x * block.y == 0 || grid.y > 65535 || block.x * block.y > 1024)
     return cudaErrorInvalidConfiguration;
+  catch_up();
   ++fake_launches, fake_blocks = grid.y, fake_threads = block.x;
   static Launch running;
   running.kernel = static_cast<const Kernel*>(function);

@@ -1,4 +1,4 @@
-// Writes all kernel texts as one C++ file for the emulator, with a table of their names.
+// Writes all kernel texts: as one C++ file for the emulator, with a table of their names, and as they are, for nvcc.
 #include <fstream>
 #include <string>
 
@@ -26,6 +26,9 @@ extern "C" __global__ void $(const float* x, float* y) {
 
 int main(int, char** arguments) {
   auto all = kernel_cases::all_kernels();
+  std::ofstream texts(arguments[2]);
+  texts << settle::kernels::source(all);
+  texts.close();
   all.push_back(kernel_with_a_race());
   std::ofstream file(arguments[1]);
   file << "#include \"emulator.hpp\"\n" << settle::kernels::source(all);
@@ -40,5 +43,5 @@ int main(int, char** arguments) {
           "  return nullptr;\n"
           "}\n";
   file.close();
-  return file.good() ? 0 : 1;
+  return file.good() && texts.good() ? 0 : 1;
 }

@@ -388,6 +388,35 @@ TEST_CASE("the feed-forward net's running statistics move towards the batch's an
   for (std::size_t k = 0; k < trained.size(); ++k) CHECK(evaluated[k] == doctest::Approx(trained[k]).epsilon(0.02));
 }
 
+TEST_CASE("parameters and running statistics are copied by name, all or none") {
+  const auto values = [](auto net) {
+    std::vector<double> out;
+    visit_state(net, [&](const std::string&, const Var<double>& p) {
+      const auto more = list(p);
+      out.insert(out.end(), more.begin(), more.end());
+    });
+    return out;
+  };
+  auto source = feed_forward_net<double>({.kernel = 3, .orientations = 1, .seed = 1});
+  source.train(random_normal({2, 1, 8, 8}, 5));
+  auto target = feed_forward_net<double>({.kernel = 3, .orientations = 1, .seed = 2});
+  const auto before = values(target);
+  CHECK(before != values(source));
+  copy_parameters(source, target);
+  CHECK(values(target) == values(source));
+
+  const auto refuses = [&](const auto& from, const std::string& words) {
+    auto net = feed_forward_net<double>({.kernel = 3, .orientations = 1, .seed = 2});
+    CHECK_THROWS_WITH(copy_parameters(from, net), words.c_str());
+    CHECK(values(net) == before);
+  };
+  refuses(feed_forward_net<double>({.kernel = 5, .orientations = 1, .seed = 1}),
+          "[copy_parameters] 'conv1.weight': expected (3, 3, 3, 3), got (3, 3, 5, 5)");
+  refuses(hgru_net<double>({.kernel = 3, .orientations = 1}), "[copy_parameters] there is no 'bn0.weight' to copy");
+  auto norm = RunningBatchNorm<double>::initial(3, 1e-5);
+  CHECK_THROWS_WITH(copy_parameters(norm, norm.norm), "[copy_parameters] there is no 'running_mean' to copy to");
+}
+
 TEST_CASE("a convolution that keeps the size needs an odd kernel") {
   CHECK_THROWS_WITH(conv_same(Var<double>(Tensor<double>(Shape{1, 1, 4, 4}, 0.0)),
                               Var<double>(Tensor<double>(Shape{1, 1, 2, 2}, 0.0))),

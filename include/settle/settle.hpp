@@ -13,6 +13,7 @@
 #include "settle/core/tensor.hpp"
 #include "settle/core/threads.hpp"
 #include "settle/data/pathfinder.hpp"
+#include "settle/data/prefetch.hpp"
 #include "settle/fixed_point/fixed_point.hpp"
 #include "settle/nn/losses.hpp"
 #include "settle/nn/metrics.hpp"

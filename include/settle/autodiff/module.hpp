@@ -1,5 +1,6 @@
 #pragma once
 #include <concepts>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -68,6 +69,40 @@ Index parameter_count(const M& module) {
   M copy = module;
   copy.parameters([&](const std::string&, const auto& p) { count += p.size(); });
   return count;
+}
+
+/// Visits the parameters and, where the module has `buffers(visit)`, those values that are saved but not trained.
+template <class M, class Visit>
+void visit_state(M& module, Visit&& visit) {
+  module.parameters(visit);
+  if constexpr (requires { module.buffers(visit); }) module.buffers(visit);
+}
+
+/// Gives a module the parameters and buffers of another, by name; the other may be on another device. The way to a net
+/// on another device is to make one of the same options there and to copy into it:
+///
+///     HgruNet<float> net = hgru_net<float>(options);
+///     copy_parameters(trained_on_the_device, net);
+///
+/// Throws Error, and changes nothing, where names or shapes differ.
+template <class From, class To>
+void copy_parameters(const From& from, To& target) {
+  From source = from;
+  To result = target;
+  std::set<std::string> left;
+  visit_state(source, [&](const std::string& name, const auto&) { left.insert(name); });
+  visit_state(result, [&]<class T, class D>(const std::string& name, Var<T, D>& parameter) {
+    require(left.erase(name) == 1, "copy_parameters", "there is no '", name, "' to copy");
+    visit_state(source, [&]<class U, class E>(const std::string& other, const Var<U, E>& given) {
+      static_assert(std::same_as<T, U>, "settle: parameters are copied between modules of the same scalar type");
+      if (other != name) return;
+      require(given.shape() == parameter.shape(), "copy_parameters", "'", name, "': expected ", parameter.shape(),
+              ", got ", given.shape());
+      parameter = to<D>(given.value());
+    });
+  });
+  if (!left.empty()) fail("copy_parameters", "there is no '", *left.begin(), "' to copy to");
+  target = std::move(result);
 }
 
 }  // namespace settle

@@ -28,6 +28,9 @@ namespace settle {
 /// its memory; what the operations need of it is in its Backend. Sizes are in bytes, counts in elements; a device's own
 /// pointers are not for the processor to read.
 struct Cpu {
+  /// The processor's memory that is best to copy to the device from: `to<Device>(to<typename Device::Staging>(x))`.
+  using Staging = Cpu;
+
   /// A block of memory, aligned for any use.
   static void* allocate(std::size_t bytes) {
     void* data = ::operator new(bytes, alignment(bytes));

@@ -3,3 +3,4 @@
 #include "settle/cuda/backend.hpp"
 #include "settle/cuda/device.hpp"
 #include "settle/cuda/pointwise.hpp"
+#include "settle/cuda/staging.hpp"

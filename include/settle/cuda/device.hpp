@@ -18,6 +18,8 @@ void launch(const kernels::Kernel& kernel, const kernels::Grid& grid, A... argum
   Context::instance().launch(kernel, grid, addresses);
 }
 
+struct PageLocked;
+
 /// One thread for each of `count` values.
 inline kernels::Grid one_each(Index count) { return {kernels::groups_of(256, count), 1, 256, 1}; }
 
@@ -26,6 +28,9 @@ inline kernels::Grid one_each(Index count) { return {kernels::groups_of(256, cou
 /// A CUDA device and its memory: `Tensor<float, Cuda>` lives there. Everything throws Error, with a sentence that says
 /// what is missing, where there is no device.
 struct Cuda {
+  /// The processor's memory that the device copies from by itself (settle/cuda/staging.hpp).
+  using Staging = cuda::PageLocked;
+
   static void* allocate(std::size_t bytes) { return cuda::Context::instance().allocate(bytes); }
   static void release(void* data, std::size_t) { cuda::Context::instance().release(data); }
   static void guard(void*, std::size_t, std::size_t) {}

@@ -86,6 +86,11 @@ struct Runtime {
   SETTLE_FUNCTION(cudaMemsetAsync);
   SETTLE_FUNCTION(cudaMallocManaged);
   SETTLE_FUNCTION(cudaFree);
+  SETTLE_FUNCTION(cudaHostAlloc);
+  SETTLE_FUNCTION(cudaFreeHost);
+  SETTLE_FUNCTION(cudaEventCreateWithFlags);
+  SETTLE_FUNCTION(cudaEventRecord);
+  SETTLE_FUNCTION(cudaEventQuery);
   SETTLE_FUNCTION(cudaLibraryLoadData);
   SETTLE_FUNCTION(cudaLibraryUnload);
   SETTLE_FUNCTION(cudaLibraryGetKernel);
