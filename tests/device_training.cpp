@@ -225,7 +225,7 @@ TEST_CASE("every solver finds on the device what it finds on the CPU") {
   check_solver("with probes", {.stop = tight, .adjoint = Gmres{.rtol = 1e-12}, .penalty = Hutchinson{}});
 }
 
-TEST_CASE("chunks of steps and of products that are repeated as graphs give the bits and the reports of single launches") {
+TEST_CASE("chunks that are repeated as graphs give the bits and the reports of single launches") {
   using namespace fixed_point;
   const auto same = [](const std::string& name, const auto& step, const Options& options, bool launches = true) {
     check_graphs(name, launches, [&] { return solution<Cuda>(options, step, true); });

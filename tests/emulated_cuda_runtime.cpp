@@ -1,7 +1,7 @@
 // Stands in for the CUDA run-time library in the tests: one device, whose memory is the processor's and whose kernels
 // are what emulated_nvrtc.cpp makes of their texts. A block's threads run one after the other, each until it ends or
-// comes to a barrier; what is asked of a stream is done at once, or captured as closures, which a graph's launch calls. A
-// test may set which errors and devices it answers.
+// comes to a barrier; what is asked of a stream is done at once, or captured as closures, which a graph's launch calls.
+// A test may set which errors and devices it answers.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <setjmp.h>
@@ -21,7 +21,7 @@
 
 extern "C" {
 int fake_error = 0, fake_devices = 1, fake_driver = CUDART_VERSION;
-int fake_launches = 0;        // of kernels that were run
+int fake_launches = 0;  // of kernels that were run
 int fake_graph_launches = 0;
 size_t fake_memory = SIZE_MAX, fake_memory_held = 0;  // what the device has, and what is taken of it
 unsigned fake_blocks = 0, fake_threads = 0;

@@ -78,8 +78,8 @@ struct Backend<Cuda> {
   using Repeated = cuda::Repeated;
   using Arriving = cuda::Arriving;
 
-  /// Whether a step on a state of so many bytes is taken to be bound by its launches, so that repeating it as a graph is
-  /// worth the memory of some states. A model: a dozen passes over 16 MiB take the time of ten launches.
+  /// Whether a step on a state of so many bytes is taken to be bound by its launches, so that repeating it as a graph
+  /// is worth the memory of some states. A model: a dozen passes over 16 MiB take the time of ten launches.
   static bool repeats(std::size_t bytes) { return !cuda::NoGraphs::asked() && bytes <= std::size_t{16} << 20; }
 
   /// Plain numbers come again and again: the first some hundred are kept, for good, as graphs may read them.
@@ -201,8 +201,8 @@ struct Backend<Cuda> {
     Tensor<double, Cuda> there(Shape{2 * n});
     put(c, there.mutable_data()), put(d, there.mutable_data() + n);
     static const kernels::Kernel kernel = kernels::mix<T>();
-    cuda::launch(kernel, cuda::one_each(size), static_cast<std::uint64_t>(size),
-                 static_cast<std::uint64_t>(size / n), there.data(), y, x);
+    cuda::launch(kernel, cuda::one_each(size), static_cast<std::uint64_t>(size), static_cast<std::uint64_t>(size / n),
+                 there.data(), y, x);
   }
 
   /// x · y, or |x - y|² with `squares`, for each of the systems, to the device's memory.

@@ -12,8 +12,8 @@
 
 namespace settle::cuda {
 
-/// Work that was asked for once and is repeated by a single launch: the same kernels with the same arguments on the same
-/// memory. What it allocated stays set aside while the graph lives.
+/// Work that was asked for once and is repeated by a single launch: the same kernels with the same arguments on the
+/// same memory. What it allocated stays set aside while the graph lives.
 class Graph {
  public:
   /// Captures what `work` asks of the device on this thread; nothing is done. What it makes and keeps must be made
@@ -43,8 +43,8 @@ class Graph {
   cudaGraphExec_t graph_ = nullptr;
 };
 
-/// While it lives, the solvers of this thread launch every kernel by itself: `cuda::NoGraphs eager;`. The same bits, for
-/// comparison and for profilers.
+/// While it lives, the solvers of this thread launch every kernel by itself: `cuda::NoGraphs eager;`. The same bits,
+/// for comparison and for profilers.
 class NoGraphs {
  public:
   NoGraphs() : before_(std::exchange(current(), true)) {}

@@ -303,12 +303,12 @@ void solve_adjoint(const AdjointAnderson& solver, const AdjointProblem<T, D>& pr
                    AdjointProgress& progress) {
   const auto n = static_cast<std::size_t>(problem.systems);
   const Iterated<T, D> map{[&](const Values<T, D>& g) {
-                          Values<T, D> next = problem.product(g);
-                          add_scaled(next, problem.b, filled(n, 1));
-                          return next;
-                        },
-                        {},
-                        problem.systems};
+                             Values<T, D> next = problem.product(g);
+                             add_scaled(next, problem.b, filled(n, 1));
+                             return next;
+                           },
+                           {},
+                           problem.systems};
   add_scaled(state.g, state.r, filled(n, 1));
   ForwardReport forward;
   Progress iteration(forward, problem.systems, static_cast<double>(std::numeric_limits<T>::epsilon()));

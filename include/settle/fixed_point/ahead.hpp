@@ -46,14 +46,16 @@ struct Fixed {
 };
 
 /// Moves a state on by at most `limit` steps, as many as whole chunks hold, and returns true; on a device that does not
-/// repeat work, or for a state so large that it gains nothing by that, by none. `step(state, measures)` makes a step and
-/// shows some measures of it, each of values of `parts` parts, `systems[m]` being the numbers of measure m; all it makes
-/// once and keeps it has made before. `take_in(measured)` is told them as lists, step by step, and may end the run by returning false: then the state is
-/// the one before that step and false is returned. A chunk's measures are read when the next one has been started, whose
-/// work is then for nothing; what is measured and the states are the same bits as without chunks.
+/// repeat work, or for a state so large that it gains nothing by that, by none. `step(state, measures)` makes a step
+/// and shows some measures of it, each of values of `parts` parts, `systems[m]` being the numbers of measure m; all it
+/// makes once and keeps it has made before. `take_in(measured)` is told them as lists, step by step, and may end the
+/// run by returning false: then the state is the one before that step and false is returned. A chunk's measures are
+/// read when the next one has been started, whose work is then for nothing; what is measured and the states are the
+/// same bits as without chunks.
 template <class T, class D, class Step, class TakeIn>
 bool run_ahead([[maybe_unused]] Values<T, D>& state, [[maybe_unused]] Index parts,
-               [[maybe_unused]] const std::vector<Index>& systems, [[maybe_unused]] int limit, [[maybe_unused]] const Step& step, [[maybe_unused]] const TakeIn& take_in) {
+               [[maybe_unused]] const std::vector<Index>& systems, [[maybe_unused]] int limit,
+               [[maybe_unused]] const Step& step, [[maybe_unused]] const TakeIn& take_in) {
   if constexpr (requires { typename Backend<D>::Repeated; }) {
     constexpr int chunk = 4;  // a solve of 20 steps is to have some; a step that is for nothing costs as any other
     const int chunks = limit / chunk;

@@ -138,7 +138,8 @@ struct Iterated {
 
 /// The map on the samples at `positions` of what it was on, checked against the values that it had there.
 template <class T, class D>
-ValueMap<T, D> checked_restriction(const Iterated<T, D>& map, const Rows& rows, const Values<T, D>& z, const Values<T, D>& fz) {
+ValueMap<T, D> checked_restriction(const Iterated<T, D>& map, const Rows& rows, const Values<T, D>& z,
+                                   const Values<T, D>& fz) {
   constexpr const char* cure =
       "the step's result for a sample depends on the others in its batch: declare `static constexpr bool "
       "couples_samples = "
@@ -163,9 +164,9 @@ ValueMap<T, D> checked_restriction(const Iterated<T, D>& map, const Rows& rows, 
 /// there if it is known. `first` is f(z) at the start, if that is known; `going_on` is called when the start is not the
 /// end. `spectral_radius` gets that of the map's Jacobian where the solver can tell it.
 template <class T, class D>
-std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& forward, const Stop& stop, Values<T, D>& z,
-                                 std::optional<Values<T, D>> first, Progress& progress,
-                                 const std::function<void()>& going_on = {}, Numbers* spectral_radius = nullptr) {
+std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& forward, const Stop& stop,
+                                    Values<T, D>& z, std::optional<Values<T, D>> first, Progress& progress,
+                                    const std::function<void()>& going_on = {}, Numbers* spectral_radius = nullptr) {
   return std::visit(
       [&](const auto& options) -> std::optional<Values<T, D>> {
         auto solver = iteration_of<T, D>(options, map.systems);
