@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "emulated_stream.hpp"
 #include "errors.hpp"
 #include "settle/core/random.hpp"
 #include "settle/cuda/blas.hpp"
@@ -107,7 +108,7 @@ TEST_CASE("the handle has the stream, the workspace and the precision that were 
   const float one = 1;
   float result = 0;
   const MatrixProduct p{.rows = 1, .inner = 1, .columns = 1, .row_a = 1, .row_b = 1, .row_c = 1};
-  int stream = 0;
+  emulated::Stream stream;
   for (const bool tf32 : {false, true}) {
     const cuda::Blas blas(stand_in.cublas, reinterpret_cast<cudaStream_t>(&stream), stand_in.workspace, 128);
     CHECK(stand_in.of<int>("fake_handles") == 1);

@@ -1,9 +1,10 @@
 #include <doctest/doctest.h>
 
+#include <thread>
 #include <vector>
 
 #include "errors.hpp"
-#include "settle/cuda/device.hpp"
+#include "settle/cuda/graph.hpp"
 
 using namespace settle;
 
@@ -64,4 +65,54 @@ TEST_CASE("the device's memory is counted by tag, and reused") {
   for (const auto& [name, use] : memory.use_by_tag())
     if (name == "device test") peak = use.peak;
   CHECK(peak == 4000);
+}
+
+TEST_CASE("a graph repeats its work on the same memory, which nothing else gets while it lives") {
+  auto& memory = MemoryOf<Cuda>::instance();
+  const std::size_t before = memory.use().current;
+  {
+    Tensor<float, Cuda> x(Shape{100}, 1.0f), y(Shape{100}, 2.0f);
+    const float* const from = x.data();
+    float* const to = y.mutable_data();
+    const std::size_t warm = memory.use().current;
+    cuda::Graph graph([&] {
+      Tensor<float, Cuda> scratch(Shape{100});
+      Cuda::copy(scratch.mutable_data(), from, 200);
+      Cuda::fill(scratch.mutable_data() + 50, 50, 3.0f);
+      Cuda::copy(to, scratch.data(), 400);
+      // What another thread asks for meanwhile is done, and not captured.
+      std::thread([&] { CHECK(values(Tensor<float, Cuda>(Shape{2}, 7.0f)) == std::vector<float>{7, 7}); }).join();
+    });
+    CHECK(memory.use().current == warm + 400);
+    CHECK(values(y) == std::vector<float>(100, 2.0f));
+    for (const float value : {4.0f, 5.0f}) {
+      Cuda::fill(x.mutable_data(), 100, value);
+      const Tensor<float, Cuda> other(Shape{100}, 6.0f);
+      graph.launch();
+      CHECK(values(other) == std::vector<float>(100, 6.0f));
+      CHECK(values(y).front() == value);
+      CHECK(values(y).back() == 3.0f);
+    }
+  }
+  CHECK(memory.use().current == before);
+}
+
+TEST_CASE("work that waits for the device is no graph, and is repeated as it is") {
+  const Tensor<float, Cuda> x(Shape{}, 2.0f);
+  CHECK(error_of([&] { cuda::Graph([&] { x.item(); }); }) ==
+        "[cuda] could not download memory while work is captured: it is not done yet");
+  float sum = 0;
+  cuda::Repeated repeated([&] { sum += x.item(); });
+  repeated(), repeated();
+  CHECK(sum == 4);
+}
+
+TEST_CASE("numbers arrive as they were when they were asked for") {
+  Tensor<double, Cuda> x(Shape{2}, {1, 2});
+  cuda::Arriving first(2), second(2);
+  first.start(x.data());
+  Cuda::fill(x.mutable_data(), 2, 5.0);
+  second.start(x.data());
+  CHECK(std::vector(first.wait().begin(), first.wait().end()) == std::vector<double>{1, 2});
+  CHECK(std::vector(second.wait().begin(), second.wait().end()) == std::vector<double>{5, 5});
 }

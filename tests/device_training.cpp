@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -65,9 +68,31 @@ struct Step {
   }
 };
 
-/// A solution and the gradients of <c, z>.
-template <class D>
-std::vector<double> solution(const fixed_point::Options& options) {
+/// z -> z² + 0.3 x: some samples run away.
+struct Square {
+  template <class V>
+  V operator()(const V& z, const V&, const V&, const V& x) const {
+    return map([](auto state, auto drive) { return square(state) + 0.3 * drive; }, z, x);
+  }
+};
+
+void append(std::vector<double>& out, const fixed_point::Report& report) {
+  const auto& [forward, adjoint] = std::tie(report.forward, report.adjoint);
+  for (const auto& list : {forward.residuals, forward.relative, adjoint.trace, adjoint.residuals,
+                           adjoint.spectral_radius, adjoint.error_estimates}) {
+    out.push_back(static_cast<double>(list.size()));
+    out.insert(out.end(), list.begin(), list.end());
+  }
+  for (const auto& verdicts : {forward.samples, adjoint.samples})
+    for (const auto verdict : verdicts) out.push_back(static_cast<double>(verdict));
+  for (const int number : {forward.steps, adjoint.products, adjoint.terms, static_cast<int>(adjoint.end)})
+    out.push_back(number);
+  out.push_back(static_cast<double>(forward.sample_steps));
+}
+
+/// A solution, the gradients of <c, z>, and, if asked for, the report.
+template <class D, class F = Step>
+std::vector<double> solution(const fixed_point::Options& options, const F& step = {}, bool with_report = false) {
   Random random(11);
   const auto there = [&](const Shape& shape, double low, double high) {
     return to<D>(uniform<double>(shape, low, high, random));
@@ -76,11 +101,12 @@ std::vector<double> solution(const fixed_point::Options& options) {
   const Var<double, D> w = tape.leaf(there({6}, -0.6, 0.6)), v = tape.leaf(there({6}, -0.5, 0.5)),
                        x = tape.leaf(there({3, 6}, -1, 1)), c = there({3, 6}, -1, 1);
   const Var<double, D> start = Tensor<double, D>(Shape{3, 6}, 0.0);
-  const auto solved = fixed_point::solve(Step{}, options, start, w, v, x);
+  const auto solved = fixed_point::solve(step, options, start, w, v, x);
   std::vector<double> out = numbers(solved.z);
   append(out, solved.penalty);
   for (const auto& g : grad(sum(solved.z * c) + solved.penalty, {w, v, x})) append(out, g);
   out.push_back(static_cast<double>(solved.report->forward.steps));
+  if (with_report) append(out, *solved.report);
   return out;
 }
 
@@ -111,6 +137,28 @@ std::vector<double> optimised(Optimiser optimiser) {
   std::vector<double> out = numbers(module.a);
   append(out, module.b);
   return out;
+}
+
+/// The graphs launched so far on the emulated device; nothing on a real one.
+std::optional<int> graph_launches() {
+  static const int* const count = cuda::Runtime(cuda::libraries_folder()).library.find<int>("fake_graph_launches");
+  return count ? std::optional(*count) : std::nullopt;
+}
+
+/// What a function returns, to the last bit (of what is not a number, too) the same with graphs as without; on the
+/// emulated device, whether it launches any.
+template <class F>
+void check_graphs(const std::string& name, bool launches, const F& f) {
+  CAPTURE(name);
+  const auto before = graph_launches();
+  const std::vector<double> with_graphs = f();
+  const auto after = graph_launches();
+  if (after) CHECK((*after > *before) == launches);
+  const cuda::NoGraphs eager;
+  const std::vector<double> without = f();
+  CHECK(graph_launches() == after);
+  REQUIRE(with_graphs.size() == without.size());
+  CHECK(std::memcmp(with_graphs.data(), without.data(), without.size() * sizeof(double)) == 0);
 }
 
 /// One step of training of a net; what it gives: objective, logits, gradients.
@@ -175,6 +223,35 @@ TEST_CASE("every solver finds on the device what it finds on the CPU") {
   check_solver("with a penalty", {.stop = tight, .adjoint = Gmres{.rtol = 1e-12}, .penalty = Lcp{}});
   check_solver("with a hinge", {.stop = tight, .adjoint = Gmres{.rtol = 1e-12}, .penalty = SpectralHinge{}});
   check_solver("with probes", {.stop = tight, .adjoint = Gmres{.rtol = 1e-12}, .penalty = Hutchinson{}});
+}
+
+TEST_CASE("chunks that are repeated as graphs give the bits and the reports of single launches") {
+  using namespace fixed_point;
+  const auto same = [](const std::string& name, const auto& step, const Options& options, bool launches = true) {
+    check_graphs(name, launches, [&] { return solution<Cuda>(options, step, true); });
+  };
+  for (const int count : {1, 5, 6, 7, 30})
+    same("fixed steps, terms " + std::to_string(count), ::Step{}, {.stop = Steps{count}, .adjoint = Terms{count}},
+         count > 5);
+  const Residual tight{.rtol = 1e-12, .max_steps = 300};
+  same("until each sample's residual, series", ::Step{},
+       {.stop = tight, .adjoint = Neumann{.max_products = 200, .rtol = 1e-12}});
+  same("samples stay in the batch", ::Step{},
+       {.forward = Plain{.damping = 0.3}, .stop = Residual{.rtol = 1e-9, .compact = false}, .adjoint = Auto{}});
+  for (const int most : {6, 9, 10})
+    same("steps end", ::Step{},
+         {.stop = Residual{.rtol = 0, .max_steps = most},
+          .adjoint = Neumann{.max_products = most, .rtol = 0},
+          .on_fail = OnFail::report});
+  same("released", ::Step{}, {.stop = Steps{12}, .adjoint = ReleasedNeumann{.terms = 30}});
+  for (const Stop& stop : {Stop(Steps{40}), Stop(Residual{.max_steps = 40})})
+    same("a sample runs away", Square{}, {.stop = stop, .adjoint = Terms{20}, .on_fail = OnFail::report});
+}
+
+TEST_CASE("a net trains with graphs to the same bits as without") {
+  check_graphs("hGRU", true, [] {
+    return trained<float, Cuda>(hgru_net<float, Cuda>(small), Rbp::released(8, 8, fixed_point::Lcp{}));
+  });
 }
 
 TEST_CASE("optimisers and clipping step on the device as on the CPU") {

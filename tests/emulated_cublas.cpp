@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "emulated_stream.hpp"
+
 struct cublasContext {
   cudaStream_t stream = nullptr;
   void* workspace = nullptr;
@@ -83,10 +85,12 @@ cublasStatus_t CUBLASWINAPI cublasGemmStridedBatchedEx_64(
   fake_compute = compute;
   fake_stream = handle->stream, fake_workspace = handle->workspace, fake_bytes = handle->bytes;
   const auto each = [&]<class T>(T) {
-    for (std::int64_t p = 0; p < batch; ++p)
-      multiply(ta, tb, m, n, k, *static_cast<const T*>(alpha), static_cast<const T*>(a) + p * stridea, lda,
-               static_cast<const T*>(b) + p * strideb, ldb, *static_cast<const T*>(beta),
-               static_cast<T*>(c) + p * stridec, ldc);
+    const T by = *static_cast<const T*>(alpha), keep = *static_cast<const T*>(beta);
+    emulated::ask(handle->stream, [=] {
+      for (std::int64_t p = 0; p < batch; ++p)
+        multiply(ta, tb, m, n, k, by, static_cast<const T*>(a) + p * stridea, lda,
+                 static_cast<const T*>(b) + p * strideb, ldb, keep, static_cast<T*>(c) + p * stridec, ldc);
+    });
   };
   single ? each(float{}) : each(double{});
   return CUBLAS_STATUS_SUCCESS;

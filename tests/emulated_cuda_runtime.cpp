@@ -1,6 +1,7 @@
 // Stands in for the CUDA run-time library in the tests: one device, whose memory is the processor's and whose kernels
 // are what emulated_nvrtc.cpp makes of their texts. A block's threads run one after the other, each until it ends or
-// comes to a barrier; what is asked of a stream is done at once. A test may set which errors and devices it answers.
+// comes to a barrier; what is asked of a stream is done at once, or captured as closures, which a graph's launch calls.
+// A test may set which errors and devices it answers.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <setjmp.h>
@@ -17,10 +18,12 @@
 #include <vector>
 
 #include "emulated_kernel.hpp"
+#include "emulated_stream.hpp"
 
 extern "C" {
 int fake_error = 0, fake_devices = 1, fake_driver = CUDART_VERSION;
-int fake_launches = 0;
+int fake_launches = 0;  // of kernels that were run
+int fake_graph_launches = 0;
 int fake_late_uploads = 0;  // copies from page-locked memory wait for the next use of the stream
 size_t fake_memory = SIZE_MAX, fake_memory_held = 0;  // what the device has, and what is taken of it
 unsigned fake_blocks = 0, fake_threads = 0;
@@ -61,6 +64,7 @@ struct Loaded {
 struct Kernel {
   Loaded* program;
   void (*call)(void**);
+  std::vector<std::size_t> argument_sizes;
 };
 
 /// A thread of the processor that runs some of the block's threads, one after the other. It is started by its context
@@ -150,6 +154,21 @@ void run_block(Launch& l) {
   }
 }
 
+void run(const Kernel& kernel, dim3 grid, dim3 block, void** arguments) {
+  ++fake_launches, fake_blocks = grid.y, fake_threads = block.x;
+  static Launch running;
+  running.kernel = &kernel;
+  running.arguments = arguments;
+  running.threads = block.x * block.y;
+  launch = &running;
+  emulated::State& state = *kernel.program->state;
+  state.grid_size = {grid.x, grid.y}, state.block_size = {block.x, block.y};
+  for (unsigned b = 0; b < grid.x * grid.y; ++b) {
+    state.block = {b % grid.x, b / grid.x};
+    run_block(running);
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -186,11 +205,43 @@ cudaError_t CUDARTAPI cudaMallocManaged(void** memory, size_t bytes, unsigned) {
 cudaError_t CUDARTAPI cudaFree(void* memory) { return cudaFreeAsync(memory, nullptr); }
 
 cudaError_t CUDARTAPI cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = nullptr;
+  *stream = reinterpret_cast<cudaStream_t>(new emulated::Stream);  // for as long as the process
   return answer();
 }
-cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t) {
+cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t stream) {
+  if (emulated::captured_by(stream)) return cudaErrorStreamCaptureUnsupported;
   catch_up();
+  return answer();
+}
+
+cudaError_t CUDARTAPI cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (!stream || emulated::captured_by(stream)) return cudaErrorIllegalState;
+  reinterpret_cast<emulated::Stream*>(stream)->captured = new emulated::Works;
+  return answer();
+}
+cudaError_t CUDARTAPI cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  emulated::Works* const works = emulated::captured_by(stream);
+  if (!works) return cudaErrorIllegalState;
+  reinterpret_cast<emulated::Stream*>(stream)->captured = nullptr;
+  *graph = reinterpret_cast<cudaGraph_t>(works);
+  return answer();
+}
+cudaError_t CUDARTAPI cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  *executable = reinterpret_cast<cudaGraphExec_t>(new emulated::Works(*reinterpret_cast<emulated::Works*>(graph)));
+  return answer();
+}
+cudaError_t CUDARTAPI cudaGraphDestroy(cudaGraph_t graph) {
+  delete reinterpret_cast<emulated::Works*>(graph);
+  return cudaSuccess;
+}
+cudaError_t CUDARTAPI cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete reinterpret_cast<emulated::Works*>(executable);
+  return cudaSuccess;
+}
+cudaError_t CUDARTAPI cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  if (emulated::captured_by(stream)) return cudaErrorStreamCaptureUnsupported;
+  ++fake_graph_launches;
+  for (const auto& work : *reinterpret_cast<emulated::Works*>(executable)) work();
   return answer();
 }
 
@@ -217,6 +268,10 @@ cudaError_t CUDARTAPI cudaEventRecord(cudaEvent_t event, cudaStream_t) {
 cudaError_t CUDARTAPI cudaEventQuery(cudaEvent_t event) {
   return *reinterpret_cast<std::size_t*>(event) <= uploads_done ? answer() : cudaErrorNotReady;
 }
+cudaError_t CUDARTAPI cudaEventSynchronize(cudaEvent_t) {
+  catch_up();
+  return answer();
+}
 
 cudaError_t CUDARTAPI cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
   *pool = nullptr;
@@ -224,7 +279,13 @@ cudaError_t CUDARTAPI cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
 }
 cudaError_t CUDARTAPI cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 
-cudaError_t CUDARTAPI cudaMallocAsync(void** memory, size_t bytes, cudaStream_t) {
+cudaError_t CUDARTAPI cudaMallocHost(void** memory, size_t bytes) {
+  *memory = std::malloc(bytes);
+  return answer();
+}
+
+cudaError_t CUDARTAPI cudaMallocAsync(void** memory, size_t bytes, cudaStream_t stream) {
+  if (emulated::captured_by(stream)) return cudaErrorStreamCaptureUnsupported;
   if (bytes > fake_memory - fake_memory_held) return cudaErrorMemoryAllocation;
   *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   sizes()[*memory] = bytes, fake_memory_held += bytes;
@@ -240,20 +301,27 @@ cudaError_t CUDARTAPI cudaFreeAsync(void* memory, cudaStream_t) {
   return answer();
 }
 
-cudaError_t CUDARTAPI cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+cudaError_t CUDARTAPI cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                                      cudaStream_t stream) {
+  if (emulated::captured_by(stream) && kind != cudaMemcpyDeviceToDevice) return cudaErrorStreamCaptureUnsupported;
   if (fake_error != 0) return answer();
   if (fake_late_uploads && page_locked.contains(from)) {
     uploads.push_back({to, from, bytes});
   } else {
-    catch_up();
-    std::memcpy(to, from, bytes);
+    emulated::ask(stream, [=] {
+      catch_up();
+      std::memcpy(to, from, bytes);
+    });
   }
   return cudaSuccess;
 }
 
-cudaError_t CUDARTAPI cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
-  catch_up();
-  if (fake_error == 0) std::memset(memory, value, bytes);
+cudaError_t CUDARTAPI cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
+  if (fake_error == 0)
+    emulated::ask(stream, [=] {
+      catch_up();
+      std::memset(memory, value, bytes);
+    });
   return answer();
 }
 
@@ -285,9 +353,13 @@ cudaError_t CUDARTAPI cudaLibraryUnload(cudaLibrary_t library) {
 cudaError_t CUDARTAPI cudaLibraryGetKernel(cudaKernel_t* kernel, cudaLibrary_t library, const char* name) {
   auto* const loaded = reinterpret_cast<Loaded*>(library);
   void* const call = dlsym(loaded->library, (std::string("emulated_") + name).c_str());
-  if (!call) return cudaErrorSymbolNotFound;
+  void* const sizes = dlsym(loaded->library, (std::string("emulated_sizes_of_") + name).c_str());
+  if (!call || !sizes) return cudaErrorSymbolNotFound;
+  Kernel found{loaded, reinterpret_cast<void (*)(void**)>(call), {}};
+  for (const auto* size = reinterpret_cast<const unsigned long* (*)()>(sizes)(); *size != 0; ++size)
+    found.argument_sizes.push_back(*size);
   static std::vector<std::unique_ptr<Kernel>> kernels;
-  kernels.push_back(std::make_unique<Kernel>(Kernel{loaded, reinterpret_cast<void (*)(void**)>(call)}));
+  kernels.push_back(std::make_unique<Kernel>(std::move(found)));
   *kernel = reinterpret_cast<cudaKernel_t>(kernels.back().get());
   return cudaSuccess;
 }
@@ -297,19 +369,18 @@ cudaError_t CUDARTAPI cudaLaunchKernelExC(const cudaLaunchConfig_t* config, cons
   const dim3 grid = config->gridDim, block = config->blockDim;
   if (grid.x * grid.y * block.x * block.y == 0 || grid.y > 65535 || block.x * block.y > 1024)
     return cudaErrorInvalidConfiguration;
-  catch_up();
-  ++fake_launches, fake_blocks = grid.y, fake_threads = block.x;
-  static Launch running;
-  running.kernel = static_cast<const Kernel*>(function);
-  running.arguments = arguments;
-  running.threads = block.x * block.y;
-  launch = &running;
-  emulated::State& state = *running.kernel->program->state;
-  state.grid_size = {grid.x, grid.y}, state.block_size = {block.x, block.y};
-  for (unsigned b = 0; b < grid.x * grid.y; ++b) {
-    state.block = {b % grid.x, b / grid.x};
-    run_block(running);
+  const auto& kernel = *static_cast<const Kernel*>(function);
+  std::vector<std::vector<char>> values;  // the arguments' may be gone when a captured launch is run
+  for (std::size_t k = 0; k < kernel.argument_sizes.size(); ++k) {
+    const auto* const value = static_cast<const char*>(arguments[k]);
+    values.emplace_back(value, value + kernel.argument_sizes[k]);
   }
+  emulated::ask(config->stream, [&kernel, grid, block, values = std::move(values)]() mutable {
+    std::vector<void*> addresses;
+    for (auto& value : values) addresses.push_back(value.data());
+    catch_up();
+    run(kernel, grid, block, addresses.data());
+  });
   return cudaSuccess;
 }
 }

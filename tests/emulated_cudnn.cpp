@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "emulated_stream.hpp"
+
 struct cudnnContext {
   cudaStream_t stream = nullptr;
 };
@@ -300,14 +302,19 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendGetAttribute(cudnnBackendDescriptor_t cons
 
 cudnnStatus_t CUDNNWINAPI cudnnBackendExecute(cudnnHandle_t handle, cudnnBackendDescriptor_t plan,
                                               cudnnBackendDescriptor_t pack) {
-  const Node &p = *node_of(plan), &v = *node_of(pack);
+  const Node& p = *node_of(plan);
+  const std::shared_ptr<Node> kept = node_of(pack);
+  const Node& v = *kept;
   if (!handle || !p.finished || !v.finished) return CUDNN_STATUS_BAD_PARAM;
   const auto workspace = v.get<char*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE).at(0);
-  const Node& engine = p.node(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG).node(CUDNN_ATTR_ENGINECFG_ENGINE);
+  const std::shared_ptr<Node>& engine =
+      p.node(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG).nodes.at(CUDNN_ATTR_ENGINECFG_ENGINE).at(0);
   if (!workspace) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
-  std::memset(workspace, 0, workspace_bytes);
-  convolve(operation_of(engine.node(CUDNN_ATTR_ENGINE_OPERATION_GRAPH)), v);
-  ++fake_executions, fake_engine = static_cast<int>(engine.engine);
+  emulated::ask(handle->stream, [workspace, engine, kept] {
+    std::memset(workspace, 0, workspace_bytes);
+    convolve(operation_of(engine->node(CUDNN_ATTR_ENGINE_OPERATION_GRAPH)), *kept);
+  });
+  ++fake_executions, fake_engine = static_cast<int>(engine->engine);
   return CUDNN_STATUS_SUCCESS;
 }
 }

@@ -50,6 +50,10 @@ template <class... A, int... I> void call(void (*f)(A...), void** arguments, Num
 template <class... A> void call(void (*f)(A...), void** arguments) {
   call(f, arguments, typename Count<sizeof...(A)>::type());
 }
+template <auto f> struct Sizes;
+template <class... A, void (*f)(A...)> struct Sizes<f> {
+  static constexpr unsigned long of[] = {sizeof(A)..., 0};
+};
 )cpp";
 
 std::string text_of(const std::string& file) {
@@ -67,7 +71,7 @@ nvrtcResult give(const std::string& text, char* out) {
 extern "C" {
 
 nvrtcResult nvrtcVersion(int* major, int* minor) {
-  *major = 0, *minor = 1;
+  *major = 0, *minor = 2;
   return NVRTC_SUCCESS;
 }
 
@@ -96,8 +100,10 @@ nvrtcResult nvrtcCompileProgram(nvrtcProgram program, int, const char* const*) {
     for (std::sregex_iterator at(program->source.begin(), program->source.end(), entry), end; at != end; ++at) {
       const std::string name = (*at)[1], home = "of_" + name;
       const bool at_home = program->source.find("namespace " + home + " {") != std::string::npos;
-      file << "extern \"C\" void emulated_" << name << "(void** arguments) { call(&" << (at_home ? home + "::" : "")
-           << name << ", arguments); }\n";
+      const std::string address = '&' + (at_home ? home + "::" : "") + name;
+      file << "extern \"C\" void emulated_" << name << "(void** arguments) { call(" << address << ", arguments); }\n";
+      file << "extern \"C\" const unsigned long* emulated_sizes_of_" << name << "() { return Sizes<" << address
+           << ">::of; }\n";
     }
   }
   const std::string command = EMULATED_COMPILER " -std=c++17 -O0 -w -ffp-contract=off -fPIC -shared -Wl,-Bsymbolic " +

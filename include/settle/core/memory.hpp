@@ -65,6 +65,8 @@ class MemoryTags {
 template <class Device>
 class MemoryOf {
  public:
+  class Reserve;
+
   /// The block behind one or more tensors. `derived` is whatever an operation keeps beside the values and must lose
   /// when they change (the spectra of a convolution's weights).
   struct Block {
@@ -74,6 +76,37 @@ class MemoryOf {
     void* data = nullptr;
     std::size_t tag = 0;
     std::shared_ptr<void> derived;
+    Reserve* home = nullptr;  ///< where it is kept when it is free, if not with the others
+  };
+
+  /// Blocks set aside for work that is repeated at the same addresses: what a thread allocates while it works from a
+  /// reserve returns there, and is counted as in use until the reserve is gone.
+  class Reserve {
+   public:
+    Reserve() = default;
+    ~Reserve() { instance().dissolve(*this); }
+    Reserve(const Reserve&) = delete;
+    Reserve& operator=(const Reserve&) = delete;
+
+    /// Has the calling thread's allocations come from the reserve.
+    class Use {
+     public:
+      explicit Use(Reserve& reserve) : before_(std::exchange(current(), &reserve)) {}
+      ~Use() { current() = before_; }
+      Use(const Use&) = delete;
+      Use& operator=(const Use&) = delete;
+
+     private:
+      Reserve* before_;
+    };
+
+   private:
+    friend class MemoryOf;
+    static Reserve*& current() {
+      thread_local Reserve* reserve = nullptr;
+      return reserve;
+    }
+    std::map<std::size_t, std::vector<Block*>> free_;
   };
 
   /// The process-wide instance.
@@ -87,12 +120,13 @@ class MemoryOf {
     std::lock_guard lock(mutex_);
     const std::size_t capacity = size_class(bytes);
     const std::size_t tag = MemoryTags::current();
-    Block* block = nullptr;
-    auto& free = free_[capacity];
-    if (!free.empty()) {
-      block = free.back();
-      free.pop_back();
-    } else {
+    Reserve* const home = Reserve::current();
+    Block* block = home ? taken_from(home->free_[capacity]) : nullptr;
+    if (block)
+      subtract(*block);
+    else
+      block = taken_from(free_[capacity]);
+    if (!block) {
       void* data = nullptr;
       try {
         data = Device::allocate(capacity);
@@ -107,6 +141,7 @@ class MemoryOf {
       ++total_.allocations;
       ++by_tag_[tag].allocations;
     }
+    block->home = home;
     block->bytes = bytes;
     block->tag = tag;
     block->references = 1;
@@ -121,10 +156,9 @@ class MemoryOf {
     if (block->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
     block->derived.reset();
     std::lock_guard lock(mutex_);
-    total_.current -= block->bytes;
-    by_tag_[block->tag].current -= block->bytes;
+    if (!block->home) subtract(*block);
     Device::guard(block->data, block->capacity, 0);
-    free_[block->capacity].push_back(block);
+    (block->home ? block->home->free_ : free_)[block->capacity].push_back(block);
   }
 
   /// All tags together.
@@ -174,9 +208,32 @@ class MemoryOf {
     return std::max<std::size_t>(256, (bytes + step - 1) / step * step);
   }
 
+  static Block* taken_from(std::vector<Block*>& free) {
+    if (free.empty()) return nullptr;
+    Block* const block = free.back();
+    free.pop_back();
+    return block;
+  }
+
+  /// What the reserve's blocks held is no longer set aside.
+  void dissolve(Reserve& reserve) {
+    std::lock_guard lock(mutex_);
+    for (const auto& block : blocks_)
+      if (block->home == &reserve) block->home = nullptr;
+    for (auto& [capacity, free] : reserve.free_) {
+      for (const Block* block : free) subtract(*block);
+      auto& all = free_[capacity];
+      all.insert(all.end(), free.begin(), free.end());
+    }
+  }
+
   static void add(MemoryUse& use, std::size_t bytes) {
     use.current += bytes;
     use.peak = std::max(use.peak, use.current);
+  }
+  void subtract(const Block& block) {
+    total_.current -= block.bytes;
+    by_tag_[block.tag].current -= block.bytes;
   }
 
   mutable std::mutex mutex_;

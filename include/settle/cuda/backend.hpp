@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -8,6 +9,7 @@
 #include "settle/cpu/backend.hpp"
 #include "settle/cuda/convolution.hpp"
 #include "settle/cuda/device.hpp"
+#include "settle/cuda/graph.hpp"
 #include "settle/cuda/matmul.hpp"
 #include "settle/cuda/pointwise.hpp"
 #include "settle/kernels/fold.hpp"
@@ -73,7 +75,14 @@ template <>
 struct Backend<Cuda> {
   using Slot = std::shared_ptr<void>*;
 
-  /// Plain numbers come again and again: some hundred are kept.
+  using Repeated = cuda::Repeated;
+  using Arriving = cuda::Arriving;
+
+  /// Whether a step on a state of so many bytes is taken to be bound by its launches, so that repeating it as a graph
+  /// is worth the memory of some states. A model: a dozen passes over 16 MiB take the time of ten launches.
+  static bool repeats(std::size_t bytes) { return !cuda::NoGraphs::asked() && bytes <= std::size_t{16} << 20; }
+
+  /// Plain numbers come again and again: the first some hundred are kept, for good, as graphs may read them.
   template <class T>
   static Tensor<T, Cuda> number(T value) {
     static std::mutex mutex;
@@ -81,7 +90,7 @@ struct Backend<Cuda> {
     if (value != value) return Tensor<T, Cuda>(Shape{}, value);
     std::lock_guard lock(mutex);
     if (const auto at = known.find(value); at != known.end()) return at->second;
-    if (known.size() >= 512) known.clear();
+    if (known.size() >= 512 || cuda::Context::capturing()) return Tensor<T, Cuda>(Shape{}, value);
     const MemoryTag tag("numbers");
     return known.emplace(value, Tensor<T, Cuda>(Shape{}, value)).first->second;
   }
@@ -164,11 +173,11 @@ struct Backend<Cuda> {
 
   template <class T>
   static void add_dots(Index size, const T* x, const T* y, std::vector<double>& out) {
-    add_products(size, 0, x, y, out);
+    add_products(size, false, x, y, out);
   }
   template <class T>
   static void add_square_distances(Index size, const T* x, const T* y, std::vector<double>& out) {
-    add_products(size, 1, x, y, out);
+    add_products(size, true, x, y, out);
   }
 
   template <class T>
@@ -188,12 +197,27 @@ struct Backend<Cuda> {
   static void mix(Index size, const std::vector<double>& c, T* y, const std::vector<double>& d, const T* x) {
     if (size == 0) return;
     const MemoryTag tag("workspace");
-    std::vector<double> numbers = c;
-    numbers.insert(numbers.end(), d.begin(), d.end());
-    const Tensor<double, Cuda> there(Shape{std::ssize(numbers)}, numbers);
+    const Index n = std::ssize(c);
+    Tensor<double, Cuda> there(Shape{2 * n});
+    put(c, there.mutable_data()), put(d, there.mutable_data() + n);
     static const kernels::Kernel kernel = kernels::mix<T>();
-    cuda::launch(kernel, cuda::one_each(size), static_cast<std::uint64_t>(size),
-                 static_cast<std::uint64_t>(size / std::ssize(c)), there.data(), y, x);
+    cuda::launch(kernel, cuda::one_each(size), static_cast<std::uint64_t>(size), static_cast<std::uint64_t>(size / n),
+                 there.data(), y, x);
+  }
+
+  /// x · y, or |x - y|² with `squares`, for each of the systems, to the device's memory.
+  template <class T>
+  static void sum_products(Index size, Index systems, bool squares, const T* x, const T* y, double* sums) {
+    if (size == 0) return Cuda::fill(sums, systems, 0.0);
+    const MemoryTag tag("workspace");
+    const Index length = size / systems, pieces = (length + piece - 1) / piece;
+    Tensor<double, Cuda> totals(Shape{systems, pieces});
+    static const kernels::Kernel kernel = kernels::sum_products<T>(), add = kernels::fold_sums<double>();
+    cuda::launch(kernel, {kernels::groups_of(1, systems * pieces), 1, threads_for(std::min(length, piece)), 1},
+                 static_cast<std::uint64_t>(length), static_cast<std::uint64_t>(pieces),
+                 static_cast<std::uint64_t>(piece), static_cast<int>(squares), x, y, totals.mutable_data());
+    const kernels::Fold fold = kernels::fold_of(totals.shape(), Shape{systems, 1});
+    cuda::launch(add, fold.grid(), fold, totals.data(), sums);
   }
 
  private:
@@ -229,19 +253,20 @@ struct Backend<Cuda> {
     return out;
   }
 
+  /// Numbers to the device's memory; equal ones by a launch, which may be captured.
+  static void put(const std::vector<double>& numbers, double* there) {
+    if (std::adjacent_find(numbers.begin(), numbers.end(), std::not_equal_to<>()) == numbers.end())
+      Cuda::fill(there, std::ssize(numbers), numbers.front());
+    else
+      Cuda::upload(there, numbers.data(), numbers.size() * sizeof(double));
+  }
+
   template <class T>
-  static void add_products(Index size, int squares, const T* x, const T* y, std::vector<double>& out) {
-    const Index systems = std::ssize(out);
+  static void add_products(Index size, bool squares, const T* x, const T* y, std::vector<double>& out) {
     if (size == 0) return;
     const MemoryTag tag("workspace");
-    const Index length = size / systems, pieces = (length + piece - 1) / piece;
-    Tensor<double, Cuda> totals(Shape{systems, pieces}), sums(Shape{systems, 1});
-    static const kernels::Kernel kernel = kernels::sum_products<T>(), add = kernels::fold_sums<double>();
-    cuda::launch(kernel, {kernels::groups_of(1, systems * pieces), 1, threads_for(std::min(length, piece)), 1},
-                 static_cast<std::uint64_t>(length), static_cast<std::uint64_t>(pieces),
-                 static_cast<std::uint64_t>(piece), squares, x, y, totals.mutable_data());
-    const kernels::Fold fold = kernels::fold_of(totals.shape(), sums.shape());
-    cuda::launch(add, fold.grid(), fold, totals.data(), sums.mutable_data());
+    Tensor<double, Cuda> sums(Shape{std::ssize(out)});
+    sum_products(size, std::ssize(out), squares, x, y, sums.mutable_data());
     const Tensor<double> here = to<Cpu>(sums);
     for (std::size_t s = 0; s < out.size(); ++s) out[s] += here.data()[s];
   }

@@ -22,7 +22,8 @@ inline std::filesystem::path libraries_folder() {
 }
 
 /// The device that tensors of this process live on: the current one when it is first used. All work is in one stream,
-/// in the order in which it is asked for, so memory that is given back may be reused at once.
+/// in the order in which it is asked for, so memory that is given back may be reused at once. While a thread captures,
+/// what it asks for goes to another stream, where it is written down.
 class Context {
  public:
   /// The process-wide instance, made on first use. Throws Error with the probe's sentence where there is no device.
@@ -32,7 +33,32 @@ class Context {
   }
 
   const Runtime& runtime() const { return runtime_; }
-  cudaStream_t stream() const { return stream_; }
+  /// Where work goes, by default the calling thread's: to be done, or to be captured.
+  cudaStream_t stream(bool captured = capturing()) const { return captured ? captured_ : stream_; }
+  /// Whether the calling thread captures.
+  static bool capturing() { return capturing_flag(); }
+
+  /// What `work` asks of the device on this thread, written down in place of being done. One thread captures at a time,
+  /// others go on. Throws Error when the work is more than launches and copies within the device.
+  template <class Work>
+  cudaGraph_t capture(const Work& work) {
+    std::lock_guard lock(capture_mutex_);
+    check(runtime_.cudaStreamBeginCapture(captured_, cudaStreamCaptureModeRelaxed), "start a capture");
+    capturing_flag() = true;
+    cudaGraph_t graph = nullptr;
+    const auto end = [&] {
+      capturing_flag() = false;
+      return runtime_.cudaStreamEndCapture(captured_, &graph);
+    };
+    try {
+      work();
+    } catch (...) {
+      if (end() == cudaSuccess) runtime_.cudaGraphDestroy(graph);
+      throw;
+    }
+    check(end(), "end a capture");
+    return graph;
+  }
   /// As compile() takes it: "sm_90".
   const std::string& architecture() const { return architecture_; }
 
@@ -47,20 +73,29 @@ class Context {
 
   void copy(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes, cudaMemcpyDeviceToDevice); }
   /// The processor's memory may be changed as soon as this returns.
-  void upload(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes, cudaMemcpyHostToDevice); }
+  void upload(void* to, const void* from, std::size_t bytes) {
+    require_done("upload memory");
+    copy(to, from, bytes, cudaMemcpyHostToDevice);
+  }
   /// Waits for all that was asked for before.
   void download(void* to, const void* from, std::size_t bytes) {
+    require_done("download memory");
     copy(to, from, bytes, cudaMemcpyDeviceToHost);
     synchronise();
   }
-  void zero(void* data, std::size_t bytes) { check(runtime_.cudaMemsetAsync(data, 0, bytes, stream_), "clear memory"); }
-  void synchronise() { check(runtime_.cudaStreamSynchronize(stream_), "finish the work asked for"); }
+  void zero(void* data, std::size_t bytes) {
+    check(runtime_.cudaMemsetAsync(data, 0, bytes, stream()), "clear memory");
+  }
+  void synchronise() {
+    require_done("finish the work asked for");
+    check(runtime_.cudaStreamSynchronize(stream_), "finish the work asked for");
+  }
 
   /// Starts a kernel, which is compiled, or taken from the disk, when it is first used. The arguments are the addresses
   /// of their values.
   void launch(const kernels::Kernel& kernel, const kernels::Grid& grid, void** arguments) {
     std::lock_guard lock(mutex_);
-    program(kernel).launch(kernel, grid, arguments, stream_);
+    program(kernel).launch(kernel, grid, arguments, stream());
   }
 
  private:
@@ -68,7 +103,8 @@ class Context {
     const Probe found = probe(runtime_);
     require(found.status == Status::ready, "cuda", found.sentence);
     architecture_ = cuda::architecture(runtime_);
-    check(runtime_.cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "make a stream");
+    for (cudaStream_t* stream : {&stream_, &captured_})
+      check(runtime_.cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "make a stream");
     int device = 0;
     check(runtime_.cudaGetDevice(&device), "find the current device");
     cudaMemPool_t pool = nullptr;
@@ -80,7 +116,15 @@ class Context {
   void check(cudaError_t error, const char* what) const { cuda::check(runtime_, error, what); }
 
   void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
-    check(runtime_.cudaMemcpyAsync(to, from, bytes, kind, stream_), "copy memory");
+    check(runtime_.cudaMemcpyAsync(to, from, bytes, kind, stream()), "copy memory");
+  }
+
+  static bool& capturing_flag() {
+    thread_local bool capturing = false;
+    return capturing;
+  }
+  static void require_done(const char* what) {
+    require(!capturing(), "cuda", "could not ", what, " while work is captured: it is not done yet");
   }
 
   Program& program(const kernels::Kernel& kernel) {
@@ -95,8 +139,8 @@ class Context {
   Nvrtc nvrtc_{libraries_folder()};
   CodeCache cache_;
   std::string architecture_;
-  cudaStream_t stream_ = nullptr;
-  std::mutex mutex_;
+  cudaStream_t stream_ = nullptr, captured_ = nullptr;
+  std::mutex mutex_, capture_mutex_;
   std::unordered_map<std::string, std::unique_ptr<Program>> programs_;  ///< by the kernel's name
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <type_traits>
 
 #include "settle/cpu/convolution_cache.hpp"
@@ -30,10 +31,11 @@ ConvAlgorithm choose_algorithm(const cpu::ConvGeometry& g, ConvAlgorithm asked, 
 
 namespace detail {
 
-/// The process-wide cuDNN, in the context's stream.
+/// The process-wide cuDNN.
 struct ProcessCudnn {
   Cudnn library{libraries_folder()};
-  CudnnHandle handle{library, Context::instance().stream()};
+  CudnnHandle handle{library, Context::instance().stream(false)};
+  std::mutex mutex;  ///< of executions: the handle works in one stream at a time
   ConvPlans strict{library, handle};
   ConvPlans with_tf32{library, handle, {.tf32 = true}};
 };
@@ -53,6 +55,8 @@ bool by_cudnn(const cpu::ConvGeometry& g, ConvProduct product, const T* x, const
   const ConvPlan* const plan = (AllowTf32::allowed() ? cudnn->with_tf32 : cudnn->strict).find<T>(g, product);
   if (!plan) return false;
   auto workspace = cpu::detail::workspace<float, Cuda>((plan->workspace + 3) / 4);
+  const std::lock_guard lock(cudnn->mutex);
+  cudnn->handle.work_in(Context::instance().stream());
   execute(cudnn->library, cudnn->handle, *plan, x, w, y, workspace.mutable_data());
   return true;
 }

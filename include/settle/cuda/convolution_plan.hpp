@@ -107,9 +107,10 @@ inline Descriptor device_of_description(const Cudnn& cudnn, const std::string& j
 class CudnnHandle {
  public:
   /// The library must outlive this.
-  CudnnHandle(const Cudnn& cudnn, cudaStream_t stream) : handle_(make(cudnn), cudnn.cudnnDestroy) {
-    check(cudnn, cudnn.cudnnSetStream(handle_.get(), stream), "set the stream");
+  CudnnHandle(const Cudnn& cudnn, cudaStream_t stream) : cudnn_(cudnn), handle_(make(cudnn), cudnn.cudnnDestroy) {
+    work_in(stream);
   }
+  void work_in(cudaStream_t stream) { check(cudnn_, cudnn_.cudnnSetStream(handle_.get(), stream), "set the stream"); }
   cudnnHandle_t raw() const { return handle_.get(); }
 
  private:
@@ -120,6 +121,7 @@ class CudnnHandle {
     return handle;
   }
 
+  const Cudnn& cudnn_;
   std::unique_ptr<std::remove_pointer_t<cudnnHandle_t>, decltype(Cudnn::cudnnDestroy)> handle_;
 };
 

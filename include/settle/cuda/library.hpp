@@ -95,6 +95,16 @@ struct Runtime {
   SETTLE_FUNCTION(cudaLibraryUnload);
   SETTLE_FUNCTION(cudaLibraryGetKernel);
   SETTLE_FUNCTION(cudaLaunchKernelExC);
+  SETTLE_FUNCTION(cudaStreamBeginCapture);
+  SETTLE_FUNCTION(cudaStreamEndCapture);
+  SETTLE_FUNCTION(cudaGraphInstantiate);
+  SETTLE_FUNCTION(cudaGraphDestroy);
+  SETTLE_FUNCTION(cudaGraphLaunch);
+  SETTLE_FUNCTION(cudaGraphExecDestroy);
+  SETTLE_FUNCTION(cudaMallocHost);
+  SETTLE_FUNCTION(cudaEventCreateWithFlags);
+  SETTLE_FUNCTION(cudaEventRecord);
+  SETTLE_FUNCTION(cudaEventSynchronize);
 };
 
 /// The compiler of kernel texts; works without a driver and without a device.

@@ -27,7 +27,7 @@ class AllowTf32 {
   bool before_;
 };
 
-/// The process-wide cuBLAS, in the context's stream; its workspace is counted under the tag "cublas".
+/// The process-wide cuBLAS, in the stream of the thread's work; its workspace is counted under the tag "cublas".
 inline const Blas& blas() {
   struct Instance {
     Cublas library{libraries_folder()};
@@ -35,10 +35,12 @@ inline const Blas& blas() {
       const MemoryTag tag("cublas");
       return Tensor<float, Cuda>(Shape{Index{Blas::usual_workspace / sizeof(float)}});
     }();
-    Blas blas{library, Context::instance().stream(), workspace.mutable_data(), workspace.bytes()};
+    // What is captured runs in the order of all other work, so the workspace serves both.
+    Blas now{library, Context::instance().stream(false), workspace.mutable_data(), workspace.bytes()};
+    Blas captured{library, Context::instance().stream(true), workspace.mutable_data(), workspace.bytes()};
   };
   static const Instance* instance = new Instance;  // never destroyed, as the context
-  return instance->blas;
+  return Context::capturing() ? instance->captured : instance->now;
 }
 
 /// The products of all matrices of the batch.

@@ -1,4 +1,9 @@
 #pragma once
+#include <cstddef>
+#include <iterator>
+#include <utility>
+#include <vector>
+
 #include "settle/fixed_point/forward.hpp"
 
 // The adjoint system A g = b with A = I - Jᵀ, solved by products with Jᵀ on plain values: the series.
@@ -35,6 +40,9 @@ class AdjointProgress {
   }
 
   bool active(std::size_t s) const { return report_.samples[s] == Verdict::not_run; }
+  bool all_active() const {
+    return std::all_of(report_.samples.begin(), report_.samples.end(), [](Verdict v) { return v == Verdict::not_run; });
+  }
   bool any_active() const {
     return std::find(report_.samples.begin(), report_.samples.end(), Verdict::not_run) != report_.samples.end();
   }
@@ -96,6 +104,49 @@ class GrowthRate {
   std::vector<Numbers> norms_;
 };
 
+/// The next term of the series: r <- Jᵀ r, added to g for the systems of the mask.
+template <class T, class D>
+void add_term(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state, const Numbers& mask) {
+  state.r = problem.product(state.r);
+  add_scaled(state.g, state.r, mask);
+}
+
+/// Adds up to `limit` terms that all systems take, as run_ahead. Shown are the norms over everything of g and of the
+/// term, and the term's for each system. Two products must have been made before: a pullback keeps some things from the
+/// second on.
+template <class T, class D, class TakeIn>
+bool add_terms_ahead(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state, const AdjointProgress& progress,
+                     int limit, const TakeIn& take_in) {
+  if (!progress.all_active()) return true;
+  const Numbers everyone = progress.mask();
+  const std::ptrdiff_t parts = std::ssize(state.g);
+  const auto joined = [&](LinearSolution<T, D>& s) {
+    Values<T, D> out = std::move(s.g);
+    std::move(s.r.begin(), s.r.end(), std::back_inserter(out));
+    return out;
+  };
+  const auto split = [&](Values<T, D>& both, LinearSolution<T, D>& s) {
+    s.r.assign(std::move_iterator(both.begin() + parts), std::move_iterator(both.end()));
+    both.resize(static_cast<std::size_t>(parts));
+    s.g = std::move(both);
+  };
+  Values<T, D> both = joined(state);
+  const bool to_the_end = run_ahead(
+      both, parts, {1, 1, problem.systems}, limit,
+      [&](Values<T, D>& at, auto& measures) {
+        LinearSolution<T, D> s;
+        split(at, s);
+        add_term(problem, s, everyone);
+        measures.norms(s.g, 1);
+        measures.norms(s.r, 1);
+        measures.norms(s.r, problem.systems);
+        at = joined(s);
+      },
+      take_in);
+  split(both, state);
+  return to_the_end;
+}
+
 /// Adds terms of the series to g until every system is done or `give_up` says so after a term; r is the last term, so
 /// that it is the residual of g without it. A term `divergence` times the first is a divergence.
 template <class T, class D, class GiveUp>
@@ -106,6 +157,17 @@ void run_series(const Neumann& solver, const AdjointProblem<T, D>& problem, Line
   growth.add(start);
   add_scaled(state.g, state.r, progress.mask());
   AdjointReport& report = progress.report();
+  const auto take_in = [&](const Numbers& terms) {
+    ++report.terms;
+    growth.add(terms);
+    progress.observe(terms, solver.rtol, 1);
+    for (std::size_t s = 0; s < terms.size(); ++s)
+      if (progress.active(s) && terms[s] > divergence * start[s]) progress.set(s, Verdict::diverged);
+  };
+  const auto goes_on = [&](const Numbers& terms) {
+    take_in(terms);
+    return progress.all_active() && !give_up(growth);
+  };
   while (progress.any_active()) {
     if (give_up(growth)) break;
     if (report.products >= solver.max_products) {
@@ -116,14 +178,12 @@ void run_series(const Neumann& solver, const AdjointProblem<T, D>& problem, Line
       break;
     }
     const Numbers mask = progress.mask();
-    state.r = problem.product(state.r);
-    add_scaled(state.g, state.r, mask);
-    ++report.terms;
-    const Numbers terms = norms(state.r, problem.systems);
-    growth.add(terms);
-    progress.observe(terms, solver.rtol, 1);
-    for (std::size_t s = 0; s < terms.size(); ++s)
-      if (progress.active(s) && terms[s] > divergence * start[s]) progress.set(s, Verdict::diverged);
+    const bool seen =
+        report.terms >= 2 && !add_terms_ahead(problem, state, progress, solver.max_products - report.products,
+                                              [&](const auto& measured) { return goes_on(measured.back()); });
+    if (!seen && report.products >= solver.max_products) continue;
+    add_term(problem, state, mask);
+    if (!seen) take_in(norms(state.r, problem.systems));
   }
   report.spectral_radius = growth.estimate();
 }
@@ -141,11 +201,20 @@ void solve_adjoint(const Terms& solver, const AdjointProblem<T, D>& problem, Lin
   GrowthRate growth;
   growth.add(norms(state.r, problem.systems));
   add_scaled(state.g, state.r, progress.mask());
-  for (int k = 0; k < solver.count; ++k) {
-    state.r = problem.product(state.r);
-    add_scaled(state.g, state.r, progress.mask());
-    growth.add(norms(state.r, problem.systems));
-    progress.observe(growth.at(static_cast<std::size_t>(k) + 1), 0, 1);
+  int k = 0;
+  const auto take_in = [&](const Numbers& term) {
+    ++k;
+    growth.add(term);
+    progress.observe(term, 0, 1);
+    return progress.all_active();
+  };
+  while (k < solver.count) {
+    const Numbers mask = progress.mask();
+    const bool seen = k >= 2 && !add_terms_ahead(problem, state, progress, solver.count - k,
+                                                 [&](const auto& measured) { return take_in(measured.back()); });
+    if (!seen && k == solver.count) break;
+    add_term(problem, state, mask);
+    if (!seen) take_in(norms(state.r, problem.systems));
   }
   progress.report().terms = solver.count;
   progress.report().spectral_radius = growth.estimate();
@@ -180,28 +249,43 @@ void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T, D>& pr
                    AdjointProgress& progress) {
   const auto norm = [](const Values<T, D>& v) { return norms(v, 1).front(); };
   AdjointReport& report = progress.report();
-  Values<T, D> g = problem.b, v = problem.b, returned = problem.b;
-  const double start = norm(v);
+  LinearSolution<T, D> sum{problem.b, problem.b};
+  Values<T, D> g = problem.b, returned = problem.b;
+  const double start = norm(problem.b);
   double previous = start;
   GrowthRate growth;
-  growth.add(norms(v, problem.systems));
+  growth.add(norms(problem.b, problem.systems));
   bool rejected_any = false;
-  for (int k = 1; k <= solver.terms; ++k) {
-    v = problem.product(v);
+  SeriesEnd reason{};
+  // The norms of the sum with the term, of the term, and of the term for each system; whether it is accepted.
+  const auto take_in = [&](double total, double size, const Numbers& term) {
     ++report.products;
-    growth.add(norms(v, problem.systems));
-    Values<T, D> sum = g;
-    add_scaled(sum, v, Numbers{1.0});
-    const double size = norm(v), total = norm(sum);
+    growth.add(term);
     report.trace.push_back(start > 0 ? size / start : 0);
-    const SeriesEnd reason = total > 1         ? SeriesEnd::norm_above_one
-                             : size > previous ? SeriesEnd::growth
-                             : size < 1e-9     ? SeriesEnd::vanished
-                                               : SeriesEnd::all_terms;
+    reason = total > 1         ? SeriesEnd::norm_above_one
+             : size > previous ? SeriesEnd::growth
+             : size < 1e-9     ? SeriesEnd::vanished
+                               : SeriesEnd::all_terms;
     previous = size;
+    if (reason == SeriesEnd::all_terms) ++report.terms;
+    return reason == SeriesEnd::all_terms;
+  };
+  while (report.products < solver.terms) {
+    bool seen = false;
+    if (report.products >= 2 && !rejected_any) {
+      sum.g = std::move(g);
+      seen = !add_terms_ahead(problem, sum, progress, solver.terms - report.products, [&](const auto& measured) {
+        return take_in(measured[0].front(), measured[1].front(), measured[2]);
+      });
+      g = sum.g;
+      if (!seen && report.products == solver.terms) break;
+    } else {
+      sum.g = g;
+    }
+    add_term(problem, sum, Numbers{1.0});
+    if (!seen) take_in(norm(sum.g), norm(sum.r), norms(sum.r, problem.systems));
     if (reason == SeriesEnd::all_terms) {
-      g = std::move(sum);
-      ++report.terms;
+      g = std::move(sum.g);
       continue;
     }
     report.end = reason;
@@ -219,12 +303,12 @@ void solve_adjoint(const AdjointAnderson& solver, const AdjointProblem<T, D>& pr
                    AdjointProgress& progress) {
   const auto n = static_cast<std::size_t>(problem.systems);
   const Iterated<T, D> map{[&](const Values<T, D>& g) {
-                          Values<T, D> next = problem.product(g);
-                          add_scaled(next, problem.b, filled(n, 1));
-                          return next;
-                        },
-                        {},
-                        problem.systems};
+                             Values<T, D> next = problem.product(g);
+                             add_scaled(next, problem.b, filled(n, 1));
+                             return next;
+                           },
+                           {},
+                           problem.systems};
   add_scaled(state.g, state.r, filled(n, 1));
   ForwardReport forward;
   Progress iteration(forward, problem.systems, static_cast<double>(std::numeric_limits<T>::epsilon()));

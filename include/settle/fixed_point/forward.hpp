@@ -1,12 +1,14 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <concepts>
 #include <functional>
 #include <limits>
 #include <optional>
 #include <utility>
 
 #include "settle/fixed_point/acceleration.hpp"
+#include "settle/fixed_point/ahead.hpp"
 #include "settle/fixed_point/report.hpp"
 
 // The iteration of the state: f is applied to plain values, nothing is recorded, and after the first round no memory is
@@ -80,6 +82,9 @@ class Progress {
   }
 
   bool active(std::size_t s) const { return report_.samples[s] == Verdict::not_run; }
+  bool all_active() const {
+    return std::all_of(report_.samples.begin(), report_.samples.end(), [](Verdict v) { return v == Verdict::not_run; });
+  }
   /// The positions in `rows` of the samples that go on.
   Rows active_positions(const Rows& rows) const {
     Rows out;
@@ -133,7 +138,8 @@ struct Iterated {
 
 /// The map on the samples at `positions` of what it was on, checked against the values that it had there.
 template <class T, class D>
-ValueMap<T, D> checked_restriction(const Iterated<T, D>& map, const Rows& rows, const Values<T, D>& z, const Values<T, D>& fz) {
+ValueMap<T, D> checked_restriction(const Iterated<T, D>& map, const Rows& rows, const Values<T, D>& z,
+                                   const Values<T, D>& fz) {
   constexpr const char* cure =
       "the step's result for a sample depends on the others in its batch: declare `static constexpr bool "
       "couples_samples = "
@@ -158,18 +164,44 @@ ValueMap<T, D> checked_restriction(const Iterated<T, D>& map, const Rows& rows, 
 /// there if it is known. `first` is f(z) at the start, if that is known; `going_on` is called when the start is not the
 /// end. `spectral_radius` gets that of the map's Jacobian where the solver can tell it.
 template <class T, class D>
-std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& forward, const Stop& stop, Values<T, D>& z,
-                                 std::optional<Values<T, D>> first, Progress& progress,
-                                 const std::function<void()>& going_on = {}, Numbers* spectral_radius = nullptr) {
+std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& forward, const Stop& stop,
+                                    Values<T, D>& z, std::optional<Values<T, D>> first, Progress& progress,
+                                    const std::function<void()>& going_on = {}, Numbers* spectral_radius = nullptr) {
   return std::visit(
       [&](const auto& options) -> std::optional<Values<T, D>> {
         auto solver = iteration_of<T, D>(options, map.systems);
         Rows rows = all_rows(map.systems);
+        // Plain steps that all samples take; false at one that `observe` has seen a sample end at, with z before it.
+        const auto plain_steps = [&]([[maybe_unused]] int limit, [[maybe_unused]] const auto& observe) {
+          if constexpr (std::same_as<std::decay_t<decltype(options)>, Plain>) {
+            if (progress.steps() == 0 || !progress.all_active()) return true;
+            const Numbers everyone = filled(rows.size(), 1);
+            return run_ahead(
+                z, std::ssize(z), {map.systems, map.systems}, limit,
+                [&](Values<T, D>& at, auto& measures) {
+                  const Values<T, D> next = map.f(at);
+                  measures.distances(next, at, map.systems);
+                  measures.norms(next, map.systems);
+                  solver.advance(at, next, {}, everyone);
+                },
+                [&](const std::vector<Numbers>& measured) {
+                  observe(measured[0], measured[1]);
+                  return progress.all_active();
+                });
+          }
+          return true;
+        };
         if (const auto* steps = std::get_if<Steps>(&stop)) {
-          for (int k = 1; k < steps->count; ++k) {
+          Numbers residuals;
+          const auto observe = [&](Numbers found, const Numbers& sizes) {
+            residuals = std::move(found);
+            progress.observe(rows, residuals, sizes);
+          };
+          while (progress.steps() + 1 < steps->count) {
+            const bool seen = !plain_steps(steps->count - 1 - progress.steps(), observe);
+            if (!seen && progress.steps() + 1 == steps->count) break;
             const Values<T, D> fz = map.f(z);
-            const Numbers residuals = distances(fz, z, map.systems);
-            progress.observe(rows, residuals, norms(fz, map.systems));
+            if (!seen) observe(distances(fz, z, map.systems), norms(fz, map.systems));
             solver.advance(z, fz, residuals, progress.mask(rows));
             progress.solver_held(solver.bytes());
           }
@@ -178,11 +210,14 @@ std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& fo
         const Residual& rule = std::get<Residual>(stop);
         ValueMap<T, D> f = map.f;
         Values<T, D> fz = first ? std::move(*first) : f(z), all_z, all_fz;
-        for (;;) {
-          Numbers residuals = distances(fz, z, std::ssize(rows));
-          const Numbers sizes = norms(fz, std::ssize(rows));
+        Numbers residuals;
+        const auto observe = [&](Numbers found, const Numbers& sizes) {
+          residuals = std::move(found);
           progress.observe(rows, residuals, sizes);
           progress.judge(rule, rows, residuals, sizes);
+        };
+        for (bool seen = false;;) {
+          if (!seen) observe(distances(fz, z, std::ssize(rows)), norms(fz, std::ssize(rows)));
           const Rows going = progress.active_positions(rows);
           if (going.empty()) break;
           if (progress.steps() == 1 && going_on) going_on();
@@ -201,6 +236,7 @@ std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& fo
           }
           solver.advance(z, fz, residuals, progress.mask(rows));
           progress.solver_held(solver.bytes());
+          seen = !plain_steps(rule.max_steps - progress.steps(), observe);
           fz = f(z);
         }
         if constexpr (requires { solver.spectral_radius(); })
