@@ -279,11 +279,6 @@ cudaError_t CUDARTAPI cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
 }
 cudaError_t CUDARTAPI cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 
-cudaError_t CUDARTAPI cudaMallocHost(void** memory, size_t bytes) {
-  *memory = std::malloc(bytes);
-  return answer();
-}
-
 cudaError_t CUDARTAPI cudaMallocAsync(void** memory, size_t bytes, cudaStream_t stream) {
   if (emulated::captured_by(stream)) return cudaErrorStreamCaptureUnsupported;
   if (bytes > fake_memory - fake_memory_held) return cudaErrorMemoryAllocation;

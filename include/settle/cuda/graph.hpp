@@ -140,7 +140,8 @@ class Arriving {
     auto made = std::make_unique<Place>();
     made->count = count;
     void* memory = nullptr;
-    check(runtime, runtime.cudaMallocHost(&memory, count * sizeof(double)), "allocate memory for the device to write");
+    check(runtime, runtime.cudaHostAlloc(&memory, count * sizeof(double), cudaHostAllocDefault),
+          "allocate memory for the device to write");
     made->numbers = static_cast<double*>(memory);
     check(runtime, runtime.cudaEventCreateWithFlags(&made->arrival, cudaEventDisableTiming), "make an event");
     return made;

@@ -91,6 +91,7 @@ struct Runtime {
   SETTLE_FUNCTION(cudaEventCreateWithFlags);
   SETTLE_FUNCTION(cudaEventRecord);
   SETTLE_FUNCTION(cudaEventQuery);
+  SETTLE_FUNCTION(cudaEventSynchronize);
   SETTLE_FUNCTION(cudaLibraryLoadData);
   SETTLE_FUNCTION(cudaLibraryUnload);
   SETTLE_FUNCTION(cudaLibraryGetKernel);
@@ -101,10 +102,6 @@ struct Runtime {
   SETTLE_FUNCTION(cudaGraphDestroy);
   SETTLE_FUNCTION(cudaGraphLaunch);
   SETTLE_FUNCTION(cudaGraphExecDestroy);
-  SETTLE_FUNCTION(cudaMallocHost);
-  SETTLE_FUNCTION(cudaEventCreateWithFlags);
-  SETTLE_FUNCTION(cudaEventRecord);
-  SETTLE_FUNCTION(cudaEventSynchronize);
 };
 
 /// The compiler of kernel texts; works without a driver and without a device.
