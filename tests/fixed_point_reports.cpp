@@ -234,6 +234,7 @@ TEST_CASE(
     };
     within(fp::Terms{60}, 0.05);
     within(fp::Gmres{.restart = 60, .rtol = 1e-9}, 0.05);
+    within(fp::Auto{}, 0.05);
     within(fp::Dense{}, 0.02);
     // Five differences do not see the radius of sixty spread eigenvalues.
     within(fp::AdjointAnderson{}, c.w.n == 60 ? 0.2 : 0.05);
