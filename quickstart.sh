@@ -12,7 +12,7 @@ install_missing g++ meson ninja-build pkg-config libeigen3-dev nlohmann-json3-de
 program=quickstart
 if [[ " $* " == *" --device cuda "* ]]; then
   program=quickstart_cuda
-  ninja --quiet -C build build.ninja
+  ninja --quiet -C build build.ninja > /dev/null
   if ! ninja -C build -t query examples/$program > /dev/null 2>&1; then
     echo "--device cuda needs the headers of CUDA 12.8 or newer and of cuDNN 9 where Meson finds them: see docs/gpu.md" >&2
     exit 1
