@@ -2,9 +2,9 @@
 #include "settle/settle.hpp"
 
 /// For programs of several files: what is heavy to compile and does not depend on the user's own types (convolution
-/// kernels, matrix products, the pullback, the fixed-point solvers, the library's cells), compiled once. Include this header in place of
-/// settle.hpp, and in exactly one file write `#define SETTLE_COMPILE_HERE` before it. A program of one file gains
-/// nothing by it.
+/// kernels, matrix products, the pullback, the fixed-point solvers, the library's cells), compiled once. Include this
+/// header in place of settle.hpp, and in exactly one file write `#define SETTLE_COMPILE_HERE` before it. A program of
+/// one file gains nothing by it.
 #ifdef SETTLE_COMPILE_HERE
 #define SETTLE_COMPILED_ONCE template
 #else
@@ -22,8 +22,8 @@
   SETTLE_COMPILED_ONCE class Interpreter<T>;                                                                        \
   SETTLE_COMPILED_ONCE class LinearKernel<T>;                                                                       \
   }                                                                                                                 \
-  SETTLE_COMPILED_ONCE void evaluate<T>(const PointwiseKernel<T, Cpu>&, const Shape&, std::span<const Tensor<T>>,        \
-                                        std::span<const PointwiseResult<T, Cpu>>);                                       \
+  SETTLE_COMPILED_ONCE void evaluate<T>(const PointwiseKernel<T, Cpu>&, const Shape&, std::span<const Tensor<T>>,   \
+                                        std::span<const PointwiseResult<T, Cpu>>);                                  \
   SETTLE_COMPILED_ONCE class Tape<T, Cpu>;                                                                          \
   SETTLE_COMPILED_ONCE class Pullback<T, Cpu>;                                                                      \
   namespace detail {                                                                                                \
