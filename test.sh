@@ -91,7 +91,6 @@ run_all() {
 # Packets are those of the oldest processors: that is less to compile, and what the release build does not test.
 sanitize=(-Db_sanitize=address,undefined -Db_lundef=false --buildtype=debug -Doptimization=1 -Dnative=false
   -Dcpp_args='-g1 -fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS -DSETTLE_INTERPRETED_MAPS')
-checked=(checked_programs examples/parity examples/quickstart)
 export ASAN_OPTIONS=protect_shadow_gap=0  # where there is a GPU, its driver needs those addresses
 
 export CXX=g++
@@ -102,12 +101,12 @@ build build-thread tests/settle_thread_tests tests/settle_kernel_tests -- \
   run build-thread/tests/settle_thread_tests build-thread/tests/settle_kernel_tests
 
 # One build tells both what clang++ thinks of the sources and what the sanitizers see.
+sanitized=build-sanitize
 if is_present libclang-rt; then
   export CXX=clang++
-  build build-clang-sanitize "${checked[@]}" -- -Dexamples=enabled "${sanitize[@]}" && run_all build-clang-sanitize
-else
-  build build-sanitize "${checked[@]}" -- -Dexamples=enabled "${sanitize[@]}" && run_all build-sanitize
+  sanitized=build-clang-sanitize
 fi
+build $sanitized checked_programs examples/parity examples/quickstart -- -Dexamples=enabled "${sanitize[@]}" && run_all $sanitized
 
 echo "Everything took $SECONDS s."
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "plain_loops.hpp"
 #include "settle/cpu/convolution.hpp"
 #include "settle/cpu/fft.hpp"
 
@@ -27,28 +28,11 @@ struct Reference {
     };
     x = draw(g.in_size()), w = draw(g.weight_size()), gy = draw(g.out_size());
     y.resize(gy.size()), gx.resize(x.size()), gw.resize(w.size());
-    const Index in_group = g.in_channels / g.groups, out_group = g.out_channels / g.groups;
-    const Index height = g.out_height(), width = g.out_width();
-    for (Index n = 0; n < g.batch; ++n)
-      for (Index o = 0; o < g.out_channels; ++o)
-        for (Index i = 0; i < in_group; ++i)
-          for (Index p = 0; p < height; ++p)
-            for (Index q = 0; q < width; ++q)
-              for (Index a = 0; a < g.kernel_height; ++a)
-                for (Index b = 0; b < g.kernel_width; ++b) {
-                  const Index row = p * g.stride_h + a * g.dilation_h - g.pad_h;
-                  const Index column = q * g.stride_w + b * g.dilation_w - g.pad_w;
-                  if (row < 0 || row >= g.in_height || column < 0 || column >= g.in_width) continue;
-                  const Index channel = o / out_group * in_group + i;
-                  const auto at_x = static_cast<std::size_t>(
-                      ((n * g.in_channels + channel) * g.in_height + row) * g.in_width + column);
-                  const auto at_w =
-                      static_cast<std::size_t>(((o * in_group + i) * g.kernel_height + a) * g.kernel_width + b);
-                  const auto at_y = static_cast<std::size_t>(((n * g.out_channels + o) * height + p) * width + q);
-                  y[at_y] += x[at_x] * w[at_w];
-                  gx[at_x] += gy[at_y] * w[at_w];
-                  gw[at_w] += gy[at_y] * x[at_x];
-                }
+    each_tap(g, [&](std::size_t in, std::size_t tap, std::size_t out) {
+      y[out] += x[in] * w[tap];
+      gx[in] += gy[out] * w[tap];
+      gw[tap] += gy[out] * x[in];
+    });
   }
 };
 

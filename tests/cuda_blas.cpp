@@ -8,6 +8,7 @@
 
 #include "emulated_stream.hpp"
 #include "errors.hpp"
+#include "plain_loops.hpp"
 #include "settle/core/random.hpp"
 #include "settle/cuda/blas.hpp"
 #include "temporary_folder.hpp"
@@ -70,16 +71,7 @@ void check_products(const cuda::Blas& blas, bool add, bool shared, Index gap, In
       const auto before = add ? uniform<T>(Shape{of_c.size}, -1, 1, random)
                               : Tensor<T>(Shape{of_c.size}, std::numeric_limits<T>::quiet_NaN());
       Tensor<T> c = before, expected = before;
-      for (Index n = 0; n < batch; ++n)
-        for (Index i = 0; i < rows; ++i)
-          for (Index j = 0; j < columns; ++j) {
-            const Index at = n * p.next_c + i * p.row_c + j;
-            T sum = add ? before.data()[at] : T(0);
-            for (Index k = 0; k < inner; ++k)
-              sum += a.data()[n * p.next_a + (ta ? k * p.row_a + i : i * p.row_a + k)] *
-                     b.data()[n * p.next_b + (tb ? j * p.row_b + k : k * p.row_b + j)];
-            expected.mutable_data()[at] = sum;
-          }
+      multiply_plainly(p, a.data(), b.data(), expected.mutable_data());
       blas.multiply(p, a.data(), b.data(), c.mutable_data());
       for (Index k = 0; k < c.size(); ++k) {
         const T got = c.data()[k], wanted = expected.data()[k];

@@ -12,6 +12,7 @@
 
 #include "kernel_cases.hpp"
 #include "kernel_launch.hpp"
+#include "plain_loops.hpp"
 #include "run_program.hpp"
 #include "settle/core/random.hpp"
 
@@ -358,28 +359,11 @@ struct Convolution {
     x = random_values<T>(g.in_size(), -1, 1, random), w = random_values<T>(g.weight_size(), -1, 1, random);
     dy = random_values<T>(g.out_size(), -1, 1, random);
     y.resize(dy.size()), dx.resize(x.size()), dw.resize(w.size());
-    const Index inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
-    for (Index n = 0; n < g.batch; ++n)
-      for (Index o = 0; o < g.out_channels; ++o)
-        for (Index c = 0; c < inputs; ++c)
-          for (Index i = 0; i < g.out_height(); ++i)
-            for (Index j = 0; j < g.out_width(); ++j)
-              for (Index a = 0; a < g.kernel_height; ++a)
-                for (Index b = 0; b < g.kernel_width; ++b) {
-                  const Index row = i * g.stride_h + a * g.dilation_h - g.pad_h;
-                  const Index column = j * g.stride_w + b * g.dilation_w - g.pad_w;
-                  if (row < 0 || row >= g.in_height || column < 0 || column >= g.in_width) continue;
-                  const Index channel = o / outputs * inputs + c;
-                  const auto in = static_cast<std::size_t>(
-                      ((n * g.in_channels + channel) * g.in_height + row) * g.in_width + column);
-                  const auto out =
-                      static_cast<std::size_t>(((n * g.out_channels + o) * g.out_height() + i) * g.out_width() + j);
-                  const auto tap =
-                      static_cast<std::size_t>(((o * inputs + c) * g.kernel_height + a) * g.kernel_width + b);
-                  y[out] += static_cast<double>(x[in]) * static_cast<double>(w[tap]);
-                  dx[in] += static_cast<double>(dy[out]) * static_cast<double>(w[tap]);
-                  dw[tap] += static_cast<double>(x[in]) * static_cast<double>(dy[out]);
-                }
+    each_tap(g, [&](std::size_t in, std::size_t tap, std::size_t out) {
+      y[out] += static_cast<double>(x[in]) * static_cast<double>(w[tap]);
+      dx[in] += static_cast<double>(dy[out]) * static_cast<double>(w[tap]);
+      dw[tap] += static_cast<double>(x[in]) * static_cast<double>(dy[out]);
+    });
   }
 };
 
@@ -402,21 +386,6 @@ void check_tiles(const cpu::ConvGeometry& g, Index images) {
   CHECK(error_of(dx, expected.dx, 0.0) <= 1e-6);
   convolution.weight_gradient(launch, expected.x.data(), expected.dy.data(), dw.data(), scratch().data());
   CHECK(error_of(dw, expected.dw, 0.0) <= 1e-6);
-}
-
-/// A batch of products of matrices by its definition.
-template <class T>
-void multiply_plainly(const kernels::MatrixProduct& p, const T* a, const T* b, T* c) {
-  for (Index n = 0; n < p.batch; ++n)
-    for (Index i = 0; i < p.rows; ++i)
-      for (Index j = 0; j < p.columns; ++j) {
-        T& to = c[n * p.next_c + i * p.row_c + j];
-        T sum = p.add ? to : T(0);
-        for (Index k = 0; k < p.inner; ++k)
-          sum += a[n * p.next_a + (p.transpose_a ? k * p.row_a + i : i * p.row_a + k)] *
-                 b[n * p.next_b + (p.transpose_b ? j * p.row_b + k : k * p.row_b + j)];
-        to = sum;
-      }
 }
 
 /// All three products by matrices against plain loops, in scratch of about `limit` values.

@@ -13,6 +13,7 @@
 
 #include "settle/core/cpu.hpp"
 #include "settle/core/error.hpp"
+#include "settle/core/scoped_value.hpp"
 
 namespace settle {
 
@@ -91,13 +92,10 @@ class MemoryOf {
     /// Has the calling thread's allocations come from the reserve.
     class Use {
      public:
-      explicit Use(Reserve& reserve) : before_(std::exchange(current(), &reserve)) {}
-      ~Use() { current() = before_; }
-      Use(const Use&) = delete;
-      Use& operator=(const Use&) = delete;
+      explicit Use(Reserve& reserve) : scope_(current(), &reserve) {}
 
      private:
-      Reserve* before_;
+      ScopedValue<Reserve*> scope_;
     };
 
    private:
@@ -249,15 +247,10 @@ using Memory = MemoryOf<Cpu>;
 /// Counts the allocations of a scope, on this thread and on all devices, under a name: `MemoryTag tag("state");`.
 class MemoryTag {
  public:
-  explicit MemoryTag(const char* name) : before_(MemoryTags::current()) {
-    MemoryTags::current() = MemoryTags::instance().number(name);
-  }
-  ~MemoryTag() { MemoryTags::current() = before_; }
-  MemoryTag(const MemoryTag&) = delete;
-  MemoryTag& operator=(const MemoryTag&) = delete;
+  explicit MemoryTag(const char* name) : scope_(MemoryTags::current(), MemoryTags::instance().number(name)) {}
 
  private:
-  std::size_t before_;
+  ScopedValue<std::size_t> scope_;
 };
 
 }  // namespace settle

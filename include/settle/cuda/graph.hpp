@@ -2,13 +2,14 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <utility>
-#include <vector>
 
+#include "settle/core/scoped_value.hpp"
 #include "settle/cuda/device.hpp"
+#include "settle/cuda/event.hpp"
+#include "settle/cuda/staging.hpp"
 
 namespace settle::cuda {
 
@@ -47,10 +48,7 @@ class Graph {
 /// for comparison and for profilers.
 class NoGraphs {
  public:
-  NoGraphs() : before_(std::exchange(current(), true)) {}
-  ~NoGraphs() { current() = before_; }
-  NoGraphs(const NoGraphs&) = delete;
-  NoGraphs& operator=(const NoGraphs&) = delete;
+  NoGraphs() : scope_(current(), true) {}
 
   static bool asked() { return current(); }
 
@@ -60,7 +58,7 @@ class NoGraphs {
     return asked;
   }
 
-  bool before_;
+  ScopedValue<bool> scope_;
 };
 
 /// Work that is the same every time, as a graph if it can be captured. It must have been done before, so that what it
@@ -84,10 +82,13 @@ class Repeated {
 /// Numbers on their way from the device, which are awaited only when they are read.
 class Arriving {
  public:
-  explicit Arriving(Index count) : place_(find(static_cast<std::size_t>(count))) {}
+  explicit Arriving(Index count) : numbers_(Shape{count}), to_(numbers_.mutable_data()) {}
+  /// Waits, as the memory that the device writes may be given to another tensor.
   ~Arriving() {
-    std::lock_guard lock(mutex());
-    free().push_back(std::move(place_));
+    try {
+      arrival_.wait();
+    } catch (const Error&) {  // of the device: it writes no more
+    }
   }
   Arriving(const Arriving&) = delete;
   Arriving& operator=(const Arriving&) = delete;
@@ -95,59 +96,22 @@ class Arriving {
   /// Asks for as many numbers as were announced, as they are after the work that was asked for before.
   void start(const double* numbers) {
     Context& context = Context::instance();
-    const Runtime& runtime = context.runtime();
-    check(runtime,
-          runtime.cudaMemcpyAsync(place_->numbers, numbers, place_->count * sizeof(double), cudaMemcpyDeviceToHost,
-                                  context.stream()),
+    check(context.runtime(),
+          context.runtime().cudaMemcpyAsync(to_, numbers, numbers_.bytes(), cudaMemcpyDeviceToHost, context.stream()),
           "download numbers");
-    check(runtime, runtime.cudaEventRecord(place_->arrival, context.stream()), "record an event");
+    arrival_.record();
   }
 
   /// The numbers, once they are there; later work is not waited for.
   std::span<const double> wait() const {
-    const Runtime& runtime = Context::instance().runtime();
-    check(runtime, runtime.cudaEventSynchronize(place_->arrival), "wait for numbers");
-    return {place_->numbers, place_->count};
+    arrival_.wait();
+    return {to_, static_cast<std::size_t>(numbers_.size())};
   }
 
  private:
-  /// Memory of the processor that the device writes, which is slow to make: kept for the next of its size.
-  struct Place {
-    std::size_t count = 0;
-    double* numbers = nullptr;
-    cudaEvent_t arrival = nullptr;
-  };
-
-  static std::mutex& mutex() {
-    static std::mutex one;
-    return one;
-  }
-  static std::vector<std::unique_ptr<Place>>& free() {
-    static auto& places = *new std::vector<std::unique_ptr<Place>>;  // never destroyed, as the context
-    return places;
-  }
-
-  static std::unique_ptr<Place> find(std::size_t count) {
-    std::lock_guard lock(mutex());
-    for (auto& place : free())
-      if (place->count == count) {
-        std::swap(place, free().back());
-        auto found = std::move(free().back());
-        free().pop_back();
-        return found;
-      }
-    const Runtime& runtime = Context::instance().runtime();
-    auto made = std::make_unique<Place>();
-    made->count = count;
-    void* memory = nullptr;
-    check(runtime, runtime.cudaHostAlloc(&memory, count * sizeof(double), cudaHostAllocDefault),
-          "allocate memory for the device to write");
-    made->numbers = static_cast<double*>(memory);
-    check(runtime, runtime.cudaEventCreateWithFlags(&made->arrival, cudaEventDisableTiming), "make an event");
-    return made;
-  }
-
-  std::unique_ptr<Place> place_;
+  Tensor<double, PageLocked> numbers_;
+  double* to_;
+  Event arrival_;
 };
 
 }  // namespace settle::cuda

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 
+#include "settle/core/scoped_value.hpp"
 #include "settle/cpu/matmul_geometry.hpp"
 #include "settle/cuda/blas.hpp"
 #include "settle/cuda/device.hpp"
@@ -11,10 +12,7 @@ namespace settle::cuda {
 /// multiply: `cuda::AllowTf32 allow;`. Many times faster, and never without being asked for.
 class AllowTf32 {
  public:
-  AllowTf32() : before_(current()) { current() = true; }
-  ~AllowTf32() { current() = before_; }
-  AllowTf32(const AllowTf32&) = delete;
-  AllowTf32& operator=(const AllowTf32&) = delete;
+  AllowTf32() : scope_(current(), true) {}
 
   static bool allowed() { return current(); }
 
@@ -24,7 +22,7 @@ class AllowTf32 {
     return allowed;
   }
 
-  bool before_;
+  ScopedValue<bool> scope_;
 };
 
 /// The process-wide cuBLAS, in the stream of the thread's work; its workspace is counted under the tag "cublas".

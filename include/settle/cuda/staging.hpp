@@ -5,9 +5,10 @@
 #include <deque>
 #include <memory>
 #include <mutex>
-#include <vector>
+#include <utility>
 
 #include "settle/cuda/device.hpp"
+#include "settle/cuda/event.hpp"
 
 namespace settle {
 
@@ -51,42 +52,22 @@ class Uploads {
   /// Copies `from` to the device's memory, in the order of the stream.
   template <class T>
   void start(void* to, const Tensor<T, PageLocked>& from) {
-    Context& context = Context::instance();
     std::lock_guard lock(mutex_);
-    while (!running_.empty() && done(running_.front().copied)) finish_first();
-    cudaEvent_t copied = nullptr;
-    if (free_.empty()) {
-      check(runtime_, runtime_.cudaEventCreateWithFlags(&copied, cudaEventDisableTiming), "make an event");
-    } else {
-      copied = free_.back();
-      free_.pop_back();
-    }
-    context.upload(to, from.data(), from.bytes());
-    check(runtime_, runtime_.cudaEventRecord(copied, context.stream()), "record an event");
-    running_.push_back({copied, std::make_shared<Tensor<T, PageLocked>>(from)});
+    while (!running_.empty() && running_.front().copied.passed()) running_.pop_front();
+    Upload upload{{}, std::make_shared<Tensor<T, PageLocked>>(from)};
+    Context::instance().upload(to, from.data(), from.bytes());
+    upload.copied.record();
+    running_.push_back(std::move(upload));
   }
 
  private:
   struct Upload {
-    cudaEvent_t copied;
+    Event copied;
     std::shared_ptr<const void> from;
   };
 
-  bool done(cudaEvent_t event) const {
-    const cudaError_t answer = runtime_.cudaEventQuery(event);
-    if (answer == cudaErrorNotReady) return false;
-    check(runtime_, answer, "finish a copy to the device");
-    return true;
-  }
-  void finish_first() {
-    free_.push_back(running_.front().copied);
-    running_.pop_front();
-  }
-
-  const Runtime& runtime_ = Context::instance().runtime();
   std::mutex mutex_;
   std::deque<Upload> running_;  ///< in the order of the stream
-  std::vector<cudaEvent_t> free_;
 };
 
 }  // namespace cuda

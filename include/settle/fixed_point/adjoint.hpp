@@ -40,9 +40,7 @@ class AdjointProgress {
   }
 
   bool active(std::size_t s) const { return report_.samples[s] == Verdict::not_run; }
-  bool all_active() const {
-    return std::all_of(report_.samples.begin(), report_.samples.end(), [](Verdict v) { return v == Verdict::not_run; });
-  }
+  bool all_active() const { return none_ended(report_.samples); }
   bool any_active() const {
     return std::find(report_.samples.begin(), report_.samples.end(), Verdict::not_run) != report_.samples.end();
   }

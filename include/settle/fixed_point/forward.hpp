@@ -18,6 +18,10 @@ namespace settle::fixed_point::detail {
 template <class T, class D = Cpu>
 using ValueMap = std::function<Values<T, D>(const Values<T, D>&)>;
 
+inline bool none_ended(const std::vector<Verdict>& samples) {
+  return std::all_of(samples.begin(), samples.end(), [](Verdict v) { return v == Verdict::not_run; });
+}
+
 /// The samples' verdicts and residuals as the iteration goes on. What is observed is about some samples, `rows`.
 class Progress {
  public:
@@ -82,9 +86,7 @@ class Progress {
   }
 
   bool active(std::size_t s) const { return report_.samples[s] == Verdict::not_run; }
-  bool all_active() const {
-    return std::all_of(report_.samples.begin(), report_.samples.end(), [](Verdict v) { return v == Verdict::not_run; });
-  }
+  bool all_active() const { return none_ended(report_.samples); }
   /// The positions in `rows` of the samples that go on.
   Rows active_positions(const Rows& rows) const {
     Rows out;

@@ -1,4 +1,5 @@
 #pragma once
+#include "settle/core/scoped_value.hpp"
 #include "settle/autodiff/tape.hpp"
 #include "settle/cpu/backend.hpp"
 
@@ -8,10 +9,7 @@ namespace settle {
 /// `PreferredConvAlgorithm prefer(ConvAlgorithm::fft);`. For measurements and for tests of each algorithm.
 class PreferredConvAlgorithm {
  public:
-  explicit PreferredConvAlgorithm(ConvAlgorithm algorithm) : before_(current()) { current() = algorithm; }
-  ~PreferredConvAlgorithm() { current() = before_; }
-  PreferredConvAlgorithm(const PreferredConvAlgorithm&) = delete;
-  PreferredConvAlgorithm& operator=(const PreferredConvAlgorithm&) = delete;
+  explicit PreferredConvAlgorithm(ConvAlgorithm algorithm) : scope_(current(), algorithm) {}
 
   /// The algorithm asked for, or the preferred one where that is automatic.
   static ConvAlgorithm or_preferred(ConvAlgorithm asked) {
@@ -24,7 +22,7 @@ class PreferredConvAlgorithm {
     return algorithm;
   }
 
-  ConvAlgorithm before_;
+  ScopedValue<ConvAlgorithm> scope_;
 };
 
 /// How a convolution slides: per image axis (height, width).
