@@ -1,6 +1,6 @@
 #pragma once
-#include "settle/core/scoped_value.hpp"
 #include "settle/autodiff/tape.hpp"
+#include "settle/core/scoped_value.hpp"
 #include "settle/cpu/backend.hpp"
 
 namespace settle {
@@ -88,7 +88,7 @@ Var<T, D> conv(const Var<T, D>& x, const Var<T, D>& weight, const ConvOptions& o
   const auto geometry = detail::conv_geometry("conv", x.shape(), weight.shape(), options);
   Tensor<T, D> y(Shape{geometry.batch, geometry.out_channels, geometry.out_height(), geometry.out_width()});
   Backend<D>::conv_forward(geometry, x.value().data(), weight.value().data(), y.mutable_data(),
-                    PreferredConvAlgorithm::or_preferred(options.algorithm), weight.value().derived());
+                           PreferredConvAlgorithm::or_preferred(options.algorithm), weight.value().derived());
   return record<T, D>("conv", y, {x, weight}, [=](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     if (gradients.needs(0)) gradients.add(0, conv_input_grad(g, weight, x.shape(), options));
     if (gradients.needs(1)) gradients.add(1, conv_weight_grad(x, g, weight.shape(), options));
@@ -104,7 +104,7 @@ Var<T, D> conv_input_grad(const Var<T, D>& gy, const Var<T, D>& weight, const Sh
   require(gy.shape() == expected, "conv_input_grad", "expected an output cotangent ", expected, ", got ", gy.shape());
   Tensor<T, D> gx(input);
   Backend<D>::conv_input_grad(geometry, gy.value().data(), weight.value().data(), gx.mutable_data(),
-                       PreferredConvAlgorithm::or_preferred(options.algorithm), weight.value().derived());
+                              PreferredConvAlgorithm::or_preferred(options.algorithm), weight.value().derived());
   return record<T, D>("conv_input_grad", gx, {gy, weight}, [=](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     if (gradients.needs(0)) gradients.add(0, conv(g, weight, options));
     if (gradients.needs(1)) gradients.add(1, conv_weight_grad(g, gy, weight.shape(), options));
@@ -119,7 +119,7 @@ Var<T, D> conv_weight_grad(const Var<T, D>& x, const Var<T, D>& gy, const Shape&
   require(gy.shape() == expected, "conv_weight_grad", "expected an output cotangent ", expected, ", got ", gy.shape());
   Tensor<T, D> gw(weight);
   Backend<D>::conv_weight_grad(geometry, x.value().data(), gy.value().data(), gw.mutable_data(),
-                        PreferredConvAlgorithm::or_preferred(options.algorithm));
+                               PreferredConvAlgorithm::or_preferred(options.algorithm));
   return record<T, D>("conv_weight_grad", gw, {x, gy}, [=](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     if (gradients.needs(0)) gradients.add(0, conv_input_grad(gy, g, x.shape(), options));
     if (gradients.needs(1)) gradients.add(1, conv(x, g, options));
