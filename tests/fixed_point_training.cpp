@@ -1,6 +1,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "settle/data/pathfinder.hpp"
 #include "settle/nn/losses.hpp"
@@ -31,12 +32,17 @@ const PathfinderOptions small_images{.size = 16,
                                      .margin = 2,
                                      .seed_distance = 14};
 
-HgruNet<float> trained_hgru(const Pathfinder& source, const Training& how) {
+std::vector<PathfinderBatch> training_batches(const Pathfinder& source) {
+  constexpr Index count = 100, size = 8;
+  std::vector<PathfinderBatch> batches;
+  for (Index i = 0; i < count; ++i) batches.push_back(source.batch(2, static_cast<std::uint64_t>(i * size), size));
+  return batches;
+}
+
+HgruNet<float> trained_hgru(const std::vector<PathfinderBatch>& batches, const Training& how) {
   auto net = hgru_net<float>({.kernel = 3, .orientations = 2, .seed = 0});
   Adam<float> adam({.rate = 3e-3});
-  constexpr Index batch_size = 8;
-  for (int step = 0; step < 150; ++step) {
-    const auto batch = source.batch(2, static_cast<std::uint64_t>(step * batch_size), batch_size);
+  for (const auto& batch : batches) {
     Tape<float> tape;
     const auto taped = on_tape(net, tape);
     const auto result = run(taped, Var<float>(batch.image), how);
@@ -112,12 +118,13 @@ TEST_CASE(
     "S1: on small Pathfinder C-RBP with the penalty keeps F1 within 0.1 from t = N to 2 N, and back-propagation "
     "through time loses 0.2 or more") {
   const Pathfinder source(small_images);
-  const Scores through_time = scores(trained_hgru(source, Bptt{3}), source, 3);
+  const auto batches = training_batches(source);
+  const Scores through_time = scores(trained_hgru(batches, Bptt{3}), source, 3);
   const Training crbp = Rbp{{.stop = fp::Steps{20},
                              .adjoint = fp::Neumann{.max_products = 15, .rtol = 1e-3},
                              .penalty = fp::Lcp{.lambda = 0.9},
                              .on_fail = fp::OnFail::report}};
-  const Scores settled = scores(trained_hgru(source, crbp), source, 20);
+  const Scores settled = scores(trained_hgru(batches, crbp), source, 20);
   CAPTURE(through_time.trained);
   CAPTURE(through_time.twice);
   CAPTURE(settled.trained);

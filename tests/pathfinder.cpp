@@ -370,9 +370,9 @@ TEST_CASE("Pathfinder options out of range are errors that name them") {
     CHECK(contains(error_of([&] { Pathfinder generator(options); }), c.found));
   }
   PathfinderOptions crowded;
-  crowded.size = 40;
+  crowded.size = 20;
   CHECK(
-      contains(error_of([&] { pathfinder(crowded, 1, 1); }), "two contours of 14 dashes do not fit in a window of 80"));
+      contains(error_of([&] { pathfinder(crowded, 1, 1); }), "two contours of 14 dashes do not fit in a window of 40"));
   CHECK(contains(error_of([&] { pathfinder_batch(crowded, 1, 1, 0); }), "at least 1 sample, got 0"));
   CHECK(contains(error_of([&] { pathfinder_batch(crowded, 1, 1, 3); }), "do not fit"));
 }
