@@ -77,14 +77,19 @@ run() {
   rm -r "$log"
 }
 
-# `run_all FOLDER` runs the test programs that were built there: without the CUDA toolkit there are fewer.
-run_all() {
-  local name programs=("$1/tests/settle_tests -sf=*fixed_point*,*ops.cpp" "$1/tests/settle_tests -sfe=*fixed_point*,*ops.cpp")
-  for name in settle_map_tests settle_emulated_device_tests settle_kernel_tests settle_cuda_tests settle_cuda_kernel_tests \
-    settle_gpu_tests settle_gpu_op_tests; do
+programs=()
+# `add FOLDER NAME...` adds those test programs to the run that were built there: without the CUDA toolkit there are fewer.
+add() {
+  local name
+  for name in "${@:2}"; do
     if [ -x "$1/tests/$name" ]; then programs+=("$1/tests/$name"); fi
   done
-  run "${programs[@]}"
+}
+# The longest in two shares, and first.
+add_all() {
+  programs+=("$1/tests/settle_tests -sf=*fixed_point*,*ops.cpp" "$1/tests/settle_tests -sfe=*fixed_point*,*ops.cpp")
+  add "$1" settle_emulated_device_tests settle_map_tests settle_kernel_tests settle_cuda_kernel_tests settle_cuda_tests \
+    settle_gpu_tests settle_gpu_op_tests
 }
 
 # The checks make compiled maps long: all programs but settle_map_tests interpret them here.
@@ -93,20 +98,23 @@ sanitize=(-Db_sanitize=address,undefined -Db_lundef=false --buildtype=debug -Dop
   -Dcpp_args='-g1 -fno-sanitize-recover=undefined -D_GLIBCXX_ASSERTIONS -DSETTLE_INTERPRETED_MAPS')
 export ASAN_OPTIONS=protect_shadow_gap=0  # where there is a GPU, its driver needs those addresses
 
-export CXX=g++
-build build all -- --buildtype=release -Dexamples=enabled && run_all build
-
-build build-thread tests/settle_thread_tests tests/settle_kernel_tests -- \
-  -Db_sanitize=thread --buildtype=debug -Doptimization=1 &&
-  run build-thread/tests/settle_thread_tests build-thread/tests/settle_kernel_tests
-
 # One build tells both what clang++ thinks of the sources and what the sanitizers see.
+export CXX=g++
 sanitized=build-sanitize
 if is_present libclang-rt; then
   export CXX=clang++
   sanitized=build-clang-sanitize
 fi
-build $sanitized checked_programs examples/parity examples/quickstart -- -Dexamples=enabled "${sanitize[@]}" && run_all $sanitized
+build $sanitized checked_programs examples/parity examples/quickstart -- -Dexamples=enabled "${sanitize[@]}" && add_all $sanitized
+
+export CXX=g++
+build build all -- --buildtype=release -Dexamples=enabled && add_all build
+
+build build-thread tests/settle_thread_tests tests/settle_kernel_tests -- \
+  -Db_sanitize=thread --buildtype=debug -Doptimization=1 &&
+  add build-thread settle_thread_tests settle_kernel_tests
+
+run "${programs[@]}"
 
 echo "Everything took $SECONDS s."
 echo "$passed passed, $failed failed, $skipped skipped"

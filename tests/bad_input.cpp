@@ -10,6 +10,7 @@
 #include "settle/io/png.hpp"
 #include "settle/io/safetensors.hpp"
 #include "settle/settle.hpp"
+#include "temporary_folder.hpp"
 
 // What goes in wrong comes out as an Error that names what was expected and what was found.
 namespace {
@@ -19,9 +20,8 @@ using namespace settle;
 Var<double> zeros(const Shape& shape) { return Tensor<double>(shape, 0.0); }
 
 std::filesystem::path scratch(const std::string& name) {
-  const auto folder = std::filesystem::temp_directory_path() / "settle_bad_input";
-  std::filesystem::create_directories(folder);
-  return folder / name;
+  static const TemporaryFolder folder;
+  return folder.path() / name;
 }
 
 std::string file(const std::string& name, const std::string& bytes) {
@@ -153,7 +153,6 @@ TEST_CASE("every kind of bad input is an error that says what was expected and w
     CHECK(!said.empty());
     for (const std::string& part : c.says) CHECK_MESSAGE(said.find(part) != std::string::npos, said);
   }
-  std::filesystem::remove_all(scratch("").parent_path());
 }
 
 TEST_CASE("an error leaves parameters, optimiser and files as they were") {
@@ -169,13 +168,13 @@ TEST_CASE("an error leaves parameters, optimiser and files as they were") {
     CHECK(std::ranges::equal(before[k].value().values(), after[k].value().values()));
   CHECK(adam.steps() == 0);
 
-  const auto path = scratch("kept.safetensors");
+  const TemporaryFolder folder;
+  const auto path = folder.path() / "kept.safetensors";
   write_safetensors(path, std::vector{std::pair{std::string("a"), Tensor<float>(Shape{2}, 1.f)}});
   const std::string kept = contents(path);
   const std::vector twice{std::pair{std::string("a"), Tensor<float>(Shape{2}, 2.f)},
                           std::pair{std::string("a"), Tensor<float>(Shape{2}, 3.f)}};
   CHECK_THROWS_AS(write_safetensors(path, twice), Error);
   CHECK(contents(path) == kept);
-  CHECK(std::distance(std::filesystem::directory_iterator(path.parent_path()), {}) == 1);
-  std::filesystem::remove_all(path.parent_path());
+  CHECK(folder.files() == 1);
 }

@@ -1,5 +1,4 @@
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,6 +12,7 @@
 
 #include "../examples/parity_case.hpp"
 #include "settle/io/safetensors.hpp"
+#include "temporary_folder.hpp"
 
 using namespace settle;
 namespace fs = std::filesystem;
@@ -33,14 +33,14 @@ std::vector<fs::path> all_cases() {
 struct EditedCase {
   std::map<std::string, std::string> metadata;
   std::map<std::string, Tensor<double>> tensors;
-  fs::path path = fs::temp_directory_path() / ("settle-parity-" + std::to_string(::getpid()) + ".safetensors");
+  TemporaryFolder folder;
+  fs::path path = folder.path() / "edited.safetensors";
 
   explicit EditedCase(const std::string& name) {
     const auto file = read_safetensors(cases / name);
     metadata = file.metadata;
     for (const auto& tensor : file.names) tensors[tensor] = file.get_as<double>(tensor);
   }
-  ~EditedCase() { fs::remove(path); }
 
   const fs::path& write() const {
     write_safetensors(path, tensors, metadata);
