@@ -5,13 +5,16 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "settle/core/error.hpp"
 #include "settle/cuda/cache.hpp"
 #include "settle/cuda/probe.hpp"
 #include "settle/cuda/program.hpp"
+#include "settle/kernels/registry.hpp"
 
 namespace settle::cuda {
 
@@ -91,11 +94,24 @@ class Context {
     check(runtime_.cudaStreamSynchronize(stream_), "finish the work asked for");
   }
 
-  /// Starts a kernel, which is compiled, or taken from the disk, when it is first used. The arguments are the addresses
-  /// of their values.
+  /// Starts a kernel, which is compiled with its program, or taken from the disk, when it is first used. The arguments
+  /// are the addresses of their values.
   void launch(const kernels::Kernel& kernel, const kernels::Grid& grid, void** arguments) {
     std::lock_guard lock(mutex_);
-    program(kernel).launch(kernel, grid, arguments, stream());
+    auto found = programs_.find(kernel.name);
+    if (found == programs_.end()) {
+      load(kernels::compiled_with(kernel));
+      found = programs_.find(kernel.name);
+    }
+    found->second->launch(kernel, grid, arguments, stream());
+  }
+
+  /// Compiles as one program, or takes from the disk, those of some kernels without a program that are not there.
+  void prepare(std::vector<kernels::Kernel> needed) {
+    std::lock_guard lock(mutex_);
+    std::erase_if(needed,
+                  [&](const auto& kernel) { return !kernel.program.empty() || programs_.contains(kernel.name); });
+    if (!needed.empty()) load(needed);
   }
 
  private:
@@ -127,12 +143,10 @@ class Context {
     require(!capturing(), "cuda", "could not ", what, " while work is captured: it is not done yet");
   }
 
-  Program& program(const kernels::Kernel& kernel) {
-    std::unique_ptr<Program>& found = programs_[kernel.name];
-    if (!found)
-      found = std::make_unique<Program>(
-          runtime_, compiled_code(nvrtc_, cache_, kernels::source(std::span(&kernel, 1)), architecture_));
-    return *found;
+  void load(std::span<const kernels::Kernel> together) {
+    const auto program =
+        std::make_shared<Program>(runtime_, compiled_code(nvrtc_, cache_, kernels::source(together), architecture_));
+    for (const kernels::Kernel& kernel : together) programs_[kernel.name] = program;
   }
 
   Runtime runtime_{libraries_folder()};
@@ -141,7 +155,7 @@ class Context {
   std::string architecture_;
   cudaStream_t stream_ = nullptr, captured_ = nullptr;
   std::mutex mutex_, capture_mutex_;
-  std::unordered_map<std::string, std::unique_ptr<Program>> programs_;  ///< by the kernel's name
+  std::unordered_map<std::string, std::shared_ptr<Program>> programs_;  ///< by the kernel's name
 };
 
 }  // namespace settle::cuda
