@@ -83,7 +83,7 @@ int main(int count, char** arguments) {
     if (kernel != 15) continue;
     std::printf("images of a chunk, convolution by tiles:");
     for (Index images = 2; images <= batch; images *= 2) {
-      const kernels::FftConvolution tiles(g, images);
+      const kernels::FftConvolution tiles(g, kernels::Spectra::float32, images);
       auto scratch = cpu::detail::workspace<float, Cuda>(tiles.scratch());
       const auto spectra = cuda::detail::spectra_of(tiles, g, w.data(), w.derived());
       std::printf("  %td: %.3f", images, time_of(rounds, [&] {
