@@ -23,58 +23,47 @@ const char* const words = R"cpp(
 #define __global__
 #define __shared__ static
 #define __launch_bounds__(threads)
-  extern "C" emulated::State emulated_state;
-  emulated::State emulated_state;
+extern "C" emulated::State emulated_state;
+emulated::State emulated_state;
 #define threadIdx emulated_state.thread
 #define blockIdx emulated_state.block
 #define blockDim emulated_state.block_size
 #define gridDim emulated_state.grid_size
-  inline void __syncthreads() { emulated_state.barrier(); }
-#define FUNCTION(name)                                          \
-    inline float name(float x) { return __builtin_##name##f(x); } \
-    inline double name(double x) { return __builtin_##name(x); }
-  FUNCTION(exp)
-  FUNCTION(log) FUNCTION(log1p) FUNCTION(expm1) FUNCTION(sqrt) FUNCTION(tanh) FUNCTION(erf) FUNCTION(sin)
-      FUNCTION(cos) inline float abs(float x) {
-    return __builtin_fabsf(x);
-  }
-  inline double abs(double x) { return __builtin_fabs(x); }
-  inline float rsqrt(float x) { return 1 / sqrt(x); }
-  inline double rsqrt(double x) { return 1 / sqrt(x); }
-  inline float pow(float x, float y) { return __builtin_powf(x, y); }
-  inline double pow(double x, double y) { return __builtin_pow(x, y); }
-  inline unsigned __float_as_uint(float x) {
-    unsigned bits;
-    __builtin_memcpy(&bits, &x, sizeof(x));
-    return bits;
-  }
-  inline float __uint_as_float(unsigned bits) {
-    float x;
-    __builtin_memcpy(&x, &bits, sizeof(x));
-    return x;
-  }
-  template <int... I>
-  struct Numbers {};
-  template <int n, int... I>
-  struct Count : Count<n - 1, n - 1, I...> {};
-  template <int... I>
-  struct Count<0, I...> {
-    typedef Numbers<I...> type;
-  };
-  template <class... A, int... I>
-  void call(void (*f)(A...), void** arguments, Numbers<I...>) {
-    f(*(A*)arguments[I]...);
-  }
-  template <class... A>
-  void call(void (*f)(A...), void** arguments) {
-    call(f, arguments, typename Count<sizeof...(A)>::type());
-  }
-  template <auto f>
-  struct Sizes;
-  template <class... A, void (*f)(A...)>
-  struct Sizes<f> {
-    static constexpr unsigned long of[] = {sizeof(A)..., 0};
-  };
+inline void __syncthreads() { emulated_state.barrier(); }
+#define FUNCTION(name) \
+  inline float name(float x) { return __builtin_##name##f(x); } \
+  inline double name(double x) { return __builtin_##name(x); }
+FUNCTION(exp) FUNCTION(log) FUNCTION(log1p) FUNCTION(expm1) FUNCTION(sqrt)
+FUNCTION(tanh) FUNCTION(erf) FUNCTION(sin) FUNCTION(cos)
+inline float abs(float x) { return __builtin_fabsf(x); }
+inline double abs(double x) { return __builtin_fabs(x); }
+inline float rsqrt(float x) { return 1 / sqrt(x); }
+inline double rsqrt(double x) { return 1 / sqrt(x); }
+inline float pow(float x, float y) { return __builtin_powf(x, y); }
+inline double pow(double x, double y) { return __builtin_pow(x, y); }
+inline unsigned __float_as_uint(float x) {
+  unsigned bits;
+  __builtin_memcpy(&bits, &x, sizeof(x));
+  return bits;
+}
+inline float __uint_as_float(unsigned bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+template <int... I> struct Numbers {};
+template <int n, int... I> struct Count : Count<n - 1, n - 1, I...> {};
+template <int... I> struct Count<0, I...> { typedef Numbers<I...> type; };
+template <class... A, int... I> void call(void (*f)(A...), void** arguments, Numbers<I...>) {
+  f(*(A*)arguments[I]...);
+}
+template <class... A> void call(void (*f)(A...), void** arguments) {
+  call(f, arguments, typename Count<sizeof...(A)>::type());
+}
+template <auto f> struct Sizes;
+template <class... A, void (*f)(A...)> struct Sizes<f> {
+  static constexpr unsigned long of[] = {sizeof(A)..., 0};
+};
 )cpp";
 
 std::string text_of(const std::string& file) {
