@@ -521,7 +521,7 @@ TEST_CASE("spectra as bfloat16 cost a convolution its last digits, in all three 
                .pad_h = 2,
                .pad_w = 2},
               1, kernels::Spectra::bfloat16);
-  const cpu::ConvGeometry g{.batch = 1, .in_channels = 25, .out_channels = 25};
+  const cpu::ConvGeometry g{1, 25, 9, 9, 25, 3, 3};
   const kernels::FftConvolution whole(g), half(g, kernels::Spectra::bfloat16);
   CHECK(2 * half.weight_spectra() == whole.weight_spectra());
 
