@@ -96,8 +96,9 @@ export ASAN_OPTIONS=protect_shadow_gap=0  # where there is a GPU, its driver nee
 export CXX=g++
 build build all -- --buildtype=release -Dexamples=enabled && run_all build
 
+# Configured as where there is no CUDA toolkit, examples and all: what is built here needs none.
 build build-thread tests/settle_thread_tests tests/settle_kernel_tests -- \
-  -Db_sanitize=thread --buildtype=debug -Doptimization=1 &&
+  -Db_sanitize=thread --buildtype=debug -Doptimization=1 -Dcuda=disabled -Dexamples=enabled &&
   run build-thread/tests/settle_thread_tests build-thread/tests/settle_kernel_tests
 
 # One build tells both what clang++ thinks of the sources and what the sanitizers see.
