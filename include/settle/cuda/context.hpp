@@ -5,10 +5,8 @@
 #include <limits>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <string>
 #include <unordered_map>
-#include <vector>
 
 #include "settle/core/error.hpp"
 #include "settle/cuda/cache.hpp"
@@ -98,20 +96,7 @@ class Context {
   /// are the addresses of their values.
   void launch(const kernels::Kernel& kernel, const kernels::Grid& grid, void** arguments) {
     std::lock_guard lock(mutex_);
-    auto found = programs_.find(kernel.name);
-    if (found == programs_.end()) {
-      load(kernels::compiled_with(kernel));
-      found = programs_.find(kernel.name);
-    }
-    found->second->launch(kernel, grid, arguments, stream());
-  }
-
-  /// Compiles as one program, or takes from the disk, those of some kernels without a program that are not there.
-  void prepare(std::vector<kernels::Kernel> needed) {
-    std::lock_guard lock(mutex_);
-    std::erase_if(needed,
-                  [&](const auto& kernel) { return !kernel.program.empty() || programs_.contains(kernel.name); });
-    if (!needed.empty()) load(needed);
+    program(kernel).launch(kernel, grid, arguments, stream());
   }
 
  private:
@@ -143,10 +128,13 @@ class Context {
     require(!capturing(), "cuda", "could not ", what, " while work is captured: it is not done yet");
   }
 
-  void load(std::span<const kernels::Kernel> together) {
-    const auto program =
-        std::make_shared<Program>(runtime_, compiled_code(nvrtc_, cache_, kernels::source(together), architecture_));
-    for (const kernels::Kernel& kernel : together) programs_[kernel.name] = program;
+  Program& program(const kernels::Kernel& kernel) {
+    const std::string& name = kernel.program.empty() ? kernel.name : kernel.program;
+    std::unique_ptr<Program>& found = programs_[name];
+    if (!found)
+      found = std::make_unique<Program>(
+          runtime_, compiled_code(nvrtc_, cache_, kernels::source(kernels::compiled_with(kernel)), architecture_));
+    return *found;
   }
 
   Runtime runtime_{libraries_folder()};
@@ -155,7 +143,7 @@ class Context {
   std::string architecture_;
   cudaStream_t stream_ = nullptr, captured_ = nullptr;
   std::mutex mutex_, capture_mutex_;
-  std::unordered_map<std::string, std::shared_ptr<Program>> programs_;  ///< by the kernel's name
+  std::unordered_map<std::string, std::unique_ptr<Program>> programs_;  ///< by the program's name, or the kernel's
 };
 
 }  // namespace settle::cuda

@@ -35,10 +35,7 @@ class Maps {
     for (const Result& result : results) key += static_cast<char>(result.put), add(result.shape);
     std::lock_guard lock(mutex_);
     auto& found = maps_[key];
-    if (!found) {
-      found = std::make_unique<const kernels::Map<T>>(lowered_, space, inputs, results);
-      Context::instance().prepare(found->kernels());
-    }
+    if (!found) found = std::make_unique<const kernels::Map<T>>(lowered_, space, inputs, results);
     return *found;
   }
 

@@ -159,12 +159,11 @@ class Map {
     plan(lowered, space, inputs, first, Order::unchanged(space.rank()), options);
   }
 
-  /// The kernels, each once.
+  /// The kernels, each once for each launch that it has.
   std::vector<Kernel> kernels() const {
-    std::vector<Kernel> out{fold_sums<T>()};
-    for (const Pass& pass : passes_)
-      if (std::none_of(out.begin(), out.end(), [&](const Kernel& k) { return k.name == pass.kernel.name; }))
-        out.push_back(pass.kernel);
+    std::vector<Kernel> out;
+    for (const Pass& pass : passes_) out.push_back(pass.kernel);
+    out.push_back(fold_sums<T>());
     return out;
   }
 
