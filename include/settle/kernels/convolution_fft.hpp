@@ -208,10 +208,11 @@ inline const Kernel& inverse_transform_tiles(Spectra wanted) {
     return detail::transform_text(storage) + detail::moments_text + R"cuda(
 union Shared {
   Complex tile[64 * 65];
-  Moments moments[256];
+  float origin;
+  Moments<float> moments[256];
 };
 
-extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Stored* spectra, float* y, Moments* moments) {
+extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Stored* spectra, float* y, Moments<double>* moments) {
   __shared__ Shared shared;
   Complex* const s = shared.tile;
   const int channel = int(blockIdx.x % unsigned(g.channels));
@@ -248,10 +249,14 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Stored*
                                 write(second, unit >> 3, 8 * i + (unit & 7), v.y);
                               });
   if (!moments) return;
-  const double mean = count > 0 ? double(sum) / count : 0.0, rest = double(squares) - double(sum) * mean;
-  const Moments mine = {double(count), double(origin) + mean, maximum(rest, 0.0)};
-  const Moments all = combine_row<Merged>(mine, shared.moments);
-  if (threadIdx.x == 0) moments[blockIdx.x] = all;
+  // Means are merged as distances from one value of the tile, which keep their digits in float32.
+  __syncthreads();
+  if (threadIdx.x == 0) shared.origin = origin;
+  __syncthreads();
+  const float from = shared.origin, offset = count > 0 ? sum / float(count) : 0.0f;
+  const Moments<float> mine = {float(count), origin - from + offset, maximum(squares - sum * offset, 0.0f)};
+  const Moments<float> all = combine_row<Merged>(mine, shared.moments);
+  if (threadIdx.x == 0) moments[blockIdx.x] = {double(all.count), double(from) + double(all.mean), double(all.squares)};
 }
 )cuda";
   };

@@ -15,10 +15,10 @@ struct Moments {
 
 namespace detail {
 inline constexpr const char* moments_text = R"cuda(
-struct Moments { double count, mean, squares; };
+template <class T> struct Moments { T count, mean, squares; };
 struct Merged {
-  static __device__ Moments of(Moments a, Moments b) {
-    const double count = a.count + b.count, share = count > 0 ? b.count / count : 0.0, apart = b.mean - a.mean;
+  template <class T> static __device__ Moments<T> of(Moments<T> a, Moments<T> b) {
+    const T count = a.count + b.count, share = count > 0 ? b.count / count : T(0), apart = b.mean - a.mean;
     return {count, a.mean + share * apart, a.squares + b.squares + apart * apart * a.count * share};
   }
 };
@@ -30,9 +30,9 @@ struct Merged {
 /// parts, const Moments* moments, float* centre, float* sum, float* squares; a block for each channel.
 inline const Kernel& merge_moments() {
   static const Kernel kernel = for_scalar<float>("merge_moments", std::string(detail::moments_text) + R"cuda(
-extern "C" __global__ void __launch_bounds__(256) $(int parts, const Moments* moments, float* centre, float* sum, float* squares) {
-  __shared__ Moments shared[256];
-  Moments total = {0.0, 0.0, 0.0};
+extern "C" __global__ void __launch_bounds__(256) $(int parts, const Moments<double>* moments, float* centre, float* sum, float* squares) {
+  __shared__ Moments<double> shared[256];
+  Moments<double> total = {0.0, 0.0, 0.0};
   for (int k = int(threadIdx.x); k < parts; k += int(blockDim.x))
     total = Merged::of(total, moments[uint64(k) * gridDim.x + blockIdx.x]);
   total = combine_row<Merged>(total, shared);
