@@ -527,15 +527,16 @@ TEST_CASE("spectra as bfloat16 cost a convolution its last digits, in all three 
 
   // The spectrum of one value beside zeros is that value everywhere.
   const auto inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
-  for (const auto& [value, rounded] : {std::pair(1.0f, 1.0f),
-                                       {1.00390625f, 1.0f},
-                                       {1.01171875f, 1.015625f},
-                                       {1.0040f, 1.0078125f},
-                                       {-3.1415927f, -3.140625f},
-                                       {3.4e38f, inf},
-                                       {1e-40f, 0x1p-133f},
-                                       {-0.0f, -0.0f},
-                                       {nan, nan}}) {
+  for (const auto& pair : {std::pair(1.0f, 1.0f),
+                           {1.00390625f, 1.0f},
+                           {1.01171875f, 1.015625f},
+                           {1.0040f, 1.0078125f},
+                           {-3.1415927f, -3.140625f},
+                           {3.4e38f, inf},
+                           {1e-40f, 0x1p-133f},
+                           {-0.0f, -0.0f},
+                           {nan, nan}}) {
+    const float value = pair.first, rounded = pair.second;
     const kernels::Tiles one;
     Values<std::uint32_t> spectrum(4096);
     launch_grid(kernels::transform_tiles(kernels::Spectra::bfloat16), {1, 1, 16, 1}, one,
