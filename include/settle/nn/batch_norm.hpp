@@ -59,9 +59,10 @@ std::array<Var<T, D>, 3> channel_moments(const Var<T, D>& x) {
 
 }  // namespace detail
 
-/// The statistics of x (N, C, H, W) over N, H and W, in one pass. Throws Error for another rank and for an empty batch.
-/// The squares are summed about a constant near the mean: the result does not depend on it, nor do its gradients, and
-/// nothing cancels where a map is almost constant, as a settled state's background is.
+/// The statistics of x (N, C, H, W) over N, H and W, in one pass, or none where they were found while x was made.
+/// Throws Error for another rank and for an empty batch. The squares are summed about a constant near the mean: the
+/// result does not depend on it, nor do its gradients, and nothing cancels where a map is almost constant, as a settled
+/// state's background is.
 template <class T, class D>
 BatchStatistics<T, D> batch_statistics(const Var<T, D>& x) {
   require(x.shape().rank() == 4, "batch_norm", "expected (N, C, H, W), got ", x.shape());
