@@ -1,5 +1,6 @@
 // Convolutions on a CUDA device: milliseconds of each product by each algorithm, beside the one that is chosen; and of
-// tiles with spectra as bfloat16, and by the number of images in a chunk. `convolution_device [BATCH [CHANNELS [SIZE [ROUNDS]]]]`.
+// tiles with spectra as bfloat16, and by the number of images in a chunk. `convolution_device [BATCH [CHANNELS [SIZE
+// [ROUNDS]]]]`.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
