@@ -17,7 +17,7 @@
 namespace settle::cuda {
 
 /// While it lives, the tiles of this thread's convolutions store their spectra as bfloat16: `cuda::AllowBf16Spectra
-/// allow;`. Half the way through memory, for a relative error (L2) of some 2e-3, and never without being asked for.
+/// allow;`. Half the way through memory, for a relative error (L2) of some 3e-3, and never without being asked for.
 /// Images, weights, results and all arithmetic stay float32.
 class AllowBf16Spectra {
  public:
