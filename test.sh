@@ -110,8 +110,9 @@ build $sanitized checked_programs examples/parity examples/quickstart -- -Dexamp
 export CXX=g++
 build build all -- --buildtype=release -Dexamples=enabled && add_all build
 
+# Configured as where there is no CUDA toolkit, examples and all: what is built here needs none.
 build build-thread tests/settle_thread_tests tests/settle_kernel_tests -- \
-  -Db_sanitize=thread --buildtype=debug -Doptimization=1 &&
+  -Db_sanitize=thread --buildtype=debug -Doptimization=1 -Dcuda=disabled -Dexamples=enabled &&
   add build-thread settle_thread_tests settle_kernel_tests
 
 run "${programs[@]}"

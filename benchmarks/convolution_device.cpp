@@ -1,5 +1,6 @@
 // Convolutions on a CUDA device: milliseconds of each product by each algorithm, beside the one that is chosen; and of
-// tiles by the number of images in a chunk. `convolution_device [BATCH [CHANNELS [SIZE [ROUNDS]]]]`.
+// tiles with spectra as bfloat16, and by the number of images in a chunk. `convolution_device [BATCH [CHANNELS [SIZE
+// [ROUNDS]]]]`.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -80,10 +81,16 @@ int main(int count, char** arguments) {
       const cuda::AllowTf32 allow;
       print_products(true);
     }
+    {
+      const cuda::AllowBf16Spectra allow;
+      for (const auto& product : products)
+        std::printf("%6td %-9s %-14s %7.3f\n", kernel, "bfloat16", product.first,
+                    time_of(rounds, [&] { product.second(ConvAlgorithm::fft); }));
+    }
     if (kernel != 15) continue;
     std::printf("images of a chunk, convolution by tiles:");
     for (Index images = 2; images <= batch; images *= 2) {
-      const kernels::FftConvolution tiles(g, images);
+      const kernels::FftConvolution tiles(g, kernels::Spectra::float32, images);
       auto scratch = cpu::detail::workspace<float, Cuda>(tiles.scratch());
       const auto spectra = cuda::detail::spectra_of(tiles, g, w.data(), w.derived());
       std::printf("  %td: %.3f", images, time_of(rounds, [&] {

@@ -36,7 +36,8 @@ struct Settings {
   bool float64 = false, json = false;
   bool whole = false;  ///< leave out the phases
   std::string device = "cpu";
-  bool tf32 = false;  ///< on a CUDA device: products and convolutions may round their inputs to TF32
+  bool tf32 = false;          ///< on a CUDA device: products and convolutions may round their inputs to TF32
+  bool bf16_spectra = false;  ///< on a CUDA device: the tiles of convolutions keep their spectra as bfloat16
 
   bool unrolled() const { return algorithm == "bptt" || algorithm == "cbptt"; }
   bool penalised() const { return algorithm[0] == 'c'; }
@@ -46,7 +47,7 @@ constexpr const char* usage =
     "usage: hgru_step [--model hgru|clstm] [--kernel K] [--size S] [--batch N] [--channels C]\n"
     "                 [--algorithm bptt|cbptt|rbp|crbp] [--steps T] [--neumann M] [--threads P] [--repeat R]\n"
     "                 [--conv-algorithm automatic|direct|gemm|fft] [--float64] [--json] [--whole]\n"
-    "                 [--device cpu|cuda] [--tf32]\n";
+    "                 [--device cpu|cuda] [--tf32] [--bf16-spectra]\n";
 
 Settings parse(int argc, char** argv) {
   Settings s;
@@ -69,6 +70,10 @@ Settings parse(int argc, char** argv) {
     }
     if (name == "--tf32") {
       s.tf32 = true;
+      continue;
+    }
+    if (name == "--bf16-spectra") {
+      s.bf16_spectra = true;
       continue;
     }
     check(k + 1 < argc, "unknown option, or one without its value: " + std::string(name));
@@ -336,6 +341,8 @@ int main(int argc, char** argv) {
 #ifdef SETTLE_BENCHMARK_CUDA
       std::optional<cuda::AllowTf32> allow;
       if (settings.tf32) allow.emplace();
+      std::optional<cuda::AllowBf16Spectra> allow_spectra;
+      if (settings.bf16_spectra) allow_spectra.emplace();
       measure_on<Cuda>(settings);
 #else
       throw std::invalid_argument("this program was built without the CUDA toolkit's headers");

@@ -92,6 +92,13 @@ TEST_CASE("tiles serve large kernels, cuDNN or products of matrices the others")
   CHECK(cuda::choose_algorithm<float>(same(1, 25, 7), automatic, false) == direct);
   ConvGeometry strided = same(25, 25, 15);
   CHECK(cuda::choose_algorithm<double>(strided, automatic, false) == gemm);
+  const auto bfloat16 = [&](Index kernel, bool tf32) {
+    return cuda::choose_algorithm<float>(same(25, 25, kernel), automatic, tf32, kernels::Spectra::bfloat16);
+  };
+  for (const Index kernel : {1, 3, 5, 7, 9, 15}) {
+    CHECK(bfloat16(kernel, false) == (kernel >= 3 ? fft : direct));
+    CHECK(bfloat16(kernel, true) == (kernel >= 7 ? fft : direct));
+  }
   strided.stride_h = 2;
   CHECK(cuda::choose_algorithm<float>(strided, automatic, false) == direct);
   CHECK(cuda::choose_algorithm<float>(strided, fft, false) == gemm);
@@ -113,7 +120,7 @@ TEST_CASE("the weights' spectra are made once for all products and lost when the
   CHECK(cached() == 0);
   CHECK(products() == doctest::Approx(9));
   const std::size_t once = cached();
-  CHECK(once == std::size_t{kernels::FftConvolution::spectrum * 4});
+  CHECK(once == std::size_t{2 * 64 * 64 * 4});
   CHECK(products() == doctest::Approx(9));
   CHECK(cached() == once);
   Cuda::fill(w.mutable_data(), 9, 2.0f);

@@ -115,6 +115,40 @@ void check_solver(const std::string& name, const fixed_point::Options& options) 
   CHECK(difference(solution<Cuda>(options), solution<Cpu>(options)) <= 1e-9);
 }
 
+/// Batch norm after a convolution.
+template <class T, class D>
+Var<T, D> normalised(const Var<T, D>& x, const Var<T, D>& w, ConvAlgorithm algorithm) {
+  const auto norm = BatchNorm<T, D>::initial(w.shape(0), 0.5, 0.1, 1e-3);
+  return norm(conv(x, w, {.padding = {1, 1}, .algorithm = algorithm}));
+}
+
+/// Its values, the gradients of a function of them, and the second derivatives.
+template <class T, class D>
+std::vector<double> normalised_twice(ConvAlgorithm algorithm) {
+  Random random(4);
+  const auto there = [&](const Shape& shape, double low, double high) {
+    return to<D>(cast<T>(uniform<float>(shape, low, high, random)));
+  };
+  Tape<T, D> tape;
+  const Var<T, D> x = tape.leaf(there({3, 2, 9, 8}, 1, 2)), w = tape.leaf(there({3, 2, 3, 3}, -1, 1)),
+                  c = there({3, 3, 9, 8}, -1, 1);
+  const Var<T, D> y = normalised(x, w, algorithm);
+  std::vector<double> out = numbers(y);
+  const auto first =
+      grad(sum(map([](auto v, auto weight) { return weight * sin(v); }, y, c)), {x, w}, {.create_graph = true});
+  for (const auto& g : first) append(out, g);
+  for (const auto& g : grad(sum(first[0] * first[0]) + sum(first[1] * first[1]), {x, w})) append(out, g);
+  return out;
+}
+
+/// z -> tanh(BN(w * z) + x): a convolution by tiles, and batch norm.
+struct NormalisedStep {
+  template <class V>
+  V operator()(const V& z, const V& w, const V& x) const {
+    return map([](auto state, auto drive) { return tanh(state + drive); }, normalised(z, w, ConvAlgorithm::fft), x);
+  }
+};
+
 /// Two parameters.
 template <class D>
 struct Pair {
@@ -246,6 +280,75 @@ TEST_CASE("chunks that are repeated as graphs give the bits and the reports of s
   same("released", ::Step{}, {.stop = Steps{12}, .adjoint = ReleasedNeumann{.terms = 30}});
   for (const Stop& stop : {Stop(Steps{40}), Stop(Residual{.max_steps = 40})})
     same("a sample runs away", Square{}, {.stop = stop, .adjoint = Terms{20}, .on_fail = OnFail::report});
+
+  check_graphs("batch norm of a convolution by tiles", true, [] {
+    Random random(8);
+    Tape<float, Cuda> tape;
+    const auto there = [&](const Shape& shape) { return to<Cuda>(uniform<float>(shape, -1, 1, random)); };
+    const Var<float, Cuda> w = tape.leaf(there({2, 2, 3, 3})), x = tape.leaf(there({2, 2, 5, 4}));
+    const auto solved = fixed_point::solve(NormalisedStep{}, {.stop = Steps{9}, .adjoint = Terms{7}},
+                                           Var(Tensor<float, Cuda>(x.shape(), 0.0f)), w, x);
+    std::vector<double> out = numbers(solved.z);
+    for (const auto& g : grad(sum(solved.z * solved.z), {w, x})) append(out, g);
+    return out;
+  });
+}
+
+TEST_CASE("batch norm takes the sums that tiles leave beside a convolution: values, first and second derivatives") {
+  using enum ConvAlgorithm;
+  const auto exact = normalised_twice<double, Cpu>(gemm);
+  CHECK(normalised_twice<double, Cuda>(fft).size() == exact.size());
+  const auto by_sums = normalised_twice<float, Cuda>(fft);
+  CHECK(difference(by_sums, exact) <= 2e-5);
+  CHECK(difference(normalised_twice<float, Cuda>(gemm), exact) <= 2e-5);
+  CHECK(by_sums == normalised_twice<float, Cuda>(fft));
+
+  const auto left = []<class T>(ConvAlgorithm algorithm, T) {
+    Var<T, Cuda> x(Tensor<T, Cuda>(Shape{2, 1, 4, 4}, T{1})), w(Tensor<T, Cuda>(Shape{3, 1, 1, 1}, T{2}));
+    return conv(x, w, {.algorithm = algorithm}).value();
+  };
+  for (const ConvAlgorithm other : {automatic, direct, gemm})
+    CHECK(cuda::channel_moments(left(other, float{})).empty());
+  CHECK(cuda::channel_moments(left(fft, double{})).empty());
+  Tensor<float, Cuda> y = left(fft, float{});
+  const auto moments = cuda::channel_moments(y);
+  REQUIRE(moments.size() == 3);
+  CHECK(difference(numbers(Var(moments[0])), std::vector<double>(3, 2)) <= 1e-6);
+  CHECK(cuda::channel_moments(y.reshape({3, 2, 4, 4})).empty());
+  const Tensor<float, Cuda> before = y;
+  y.mutable_data();
+  CHECK(cuda::channel_moments(y).empty());
+  CHECK(cuda::channel_moments(before).size() == 3);
+  Tensor<float, Cuda> alone = left(fft, float{});
+  alone.mutable_data();
+  CHECK(cuda::channel_moments(alone).empty());
+}
+
+TEST_CASE("spectra as bfloat16, where they are allowed: the last digits of a result, and spectra of their own") {
+  Random random(6);
+  const auto x = uniform<float>({2, 3, 60, 60}, -1, 1, random), w = uniform<float>({4, 3, 5, 5}, -1, 1, random);
+  const Var<float, Cuda> there = to<Cuda>(x), weights = to<Cuda>(w);
+  const auto result = [&] {
+    return numbers(conv(there, weights, {.padding = {2, 2}, .algorithm = ConvAlgorithm::fft}));
+  };
+  const auto error = [&](const std::vector<double>& got) {
+    const auto exact = numbers(conv(Var(cast<double>(x)), Var(cast<double>(w)), {.padding = {2, 2}}));
+    double squares = 0, scale = 0;
+    for (std::size_t k = 0; k < exact.size(); ++k)
+      squares += (got[k] - exact[k]) * (got[k] - exact[k]), scale += exact[k] * exact[k];
+    return std::sqrt(squares / scale);
+  };
+  const auto plain = result();
+  CHECK(error(plain) <= 1e-6);
+  for (int round = 0; round < 2; ++round) {
+    {
+      const cuda::AllowBf16Spectra allow;
+      const auto rounded = result();
+      CHECK(error(rounded) <= 4e-3);
+      CHECK(error(rounded) >= 1e-3);
+    }
+    CHECK(result() == plain);
+  }
 }
 
 TEST_CASE("a net trains with graphs to the same bits as without") {

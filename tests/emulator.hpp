@@ -2,6 +2,7 @@
 // CUDA's words for the kernel texts on the CPU: each thread of a block is a std::thread, the blocks run one after
 // another.
 #include <barrier>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -60,5 +61,7 @@ inline void __syncthreads() { emulator::block_barrier->arrive_and_wait(); }
 
 using std::abs, std::cos, std::erf, std::exp, std::expm1, std::log, std::log1p, std::pow, std::sin, std::sqrt,
     std::tanh;
+inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
+inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline float rsqrt(float x) { return 1 / std::sqrt(x); }
 inline double rsqrt(double x) { return 1 / std::sqrt(x); }

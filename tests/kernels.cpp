@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -277,7 +278,8 @@ void check_vectors() {
   Random random(6);
   const Index length = 75, systems = 2;
   const std::uint64_t n = 75, pieces = 4, count = 150;
-  const auto x = random_values<T>(systems * length, -1, 1, random), y = random_values<T>(systems * length, -1, 1, random);
+  const auto x = random_values<T>(systems * length, -1, 1, random),
+             y = random_values<T>(systems * length, -1, 1, random);
   Values<double> sums(2), expected(2);
   for (const int squares : {0, 1}) {
     Values<double> totals(8, std::numeric_limits<double>::quiet_NaN());
@@ -372,20 +374,75 @@ Values<T> undefined(Index size) {
   return Values<T>(static_cast<std::size_t>(size), std::numeric_limits<T>::quiet_NaN());
 }
 
+/// |got - expected| against |expected|, in the Euclidean norm.
+double distance_of(const Values<float>& got, const Values<double>& expected) {
+  double squares = 0, scale = 0;
+  for (std::size_t k = 0; k < got.size(); ++k) {
+    squares += (static_cast<double>(got[k]) - expected[k]) * (static_cast<double>(got[k]) - expected[k]);
+    scale += expected[k] * expected[k];
+  }
+  return std::sqrt(squares / scale);
+}
+
 /// All three products by tiles against plain loops, with `images` in a chunk.
-void check_tiles(const cpu::ConvGeometry& g, Index images) {
+void check_tiles(const cpu::ConvGeometry& g, Index images, kernels::Spectra storage = kernels::Spectra::float32) {
   const Convolution<float> expected(g);
-  const kernels::FftConvolution convolution(g, images, 16);
+  const kernels::FftConvolution convolution(g, storage, images, 16);
+  const auto check = [&](const Values<float>& got, const Values<double>& wanted) {
+    if (storage == kernels::Spectra::float32) {
+      CHECK(error_of(got, wanted, 0.0) <= 1e-6);
+    } else {  // rounded to 8 bits, and no worse
+      CHECK(distance_of(got, wanted) <= 4e-3);
+      CHECK(distance_of(got, wanted) >= 1e-3);
+    }
+  };
   auto spectra = undefined<float>(convolution.weight_spectra());
   const auto scratch = [&] { return undefined<float>(convolution.scratch()); };
   auto y = undefined<float>(g.out_size()), dx = undefined<float>(g.in_size()), dw = undefined<float>(g.weight_size());
   convolution.transform_weights(launch, expected.w.data(), spectra.data());
   convolution.convolve(launch, expected.x.data(), spectra.data(), y.data(), scratch().data());
-  CHECK(error_of(y, expected.y, 0.0) <= 1e-6);
+  check(y, expected.y);
   convolution.input_gradient(launch, expected.dy.data(), spectra.data(), dx.data(), scratch().data());
-  CHECK(error_of(dx, expected.dx, 0.0) <= 1e-6);
+  check(dx, expected.dx);
   convolution.weight_gradient(launch, expected.x.data(), expected.dy.data(), dw.data(), scratch().data());
-  CHECK(error_of(dw, expected.dw, 0.0) <= 1e-6);
+  check(dw, expected.dw);
+}
+
+/// The moments of what a convolution writes against those of its results by two passes, where these are `level` and
+/// little beside it.
+void check_moments(const cpu::ConvGeometry& g, Index images, float level, kernels::Spectra storage) {
+  CAPTURE(level);
+  Convolution<float> operands(g);
+  for (float& v : operands.x) v = level + 0.01f * v;
+  std::fill(operands.w.begin(), operands.w.end(), 0.0f);
+  for (Index k = 0; k < g.out_channels; ++k)  // channel k is a channel of x, times k + 1
+    operands.w[static_cast<std::size_t>(
+        ((k * g.in_channels + k % g.in_channels) * g.kernel_height + g.pad_h) * g.kernel_width + g.pad_w)] =
+        static_cast<float>(k + 1);
+  const kernels::FftConvolution convolution(g, storage, images, 16);
+  auto spectra = undefined<float>(convolution.weight_spectra()), scratch = undefined<float>(convolution.scratch());
+  auto y = undefined<float>(g.out_size());
+  Values<kernels::Moments> moments(static_cast<std::size_t>(convolution.parts() * g.out_channels), {-1, -1, -1});
+  convolution.transform_weights(launch, operands.w.data(), spectra.data());
+  convolution.convolve(launch, operands.x.data(), spectra.data(), y.data(), scratch.data(), moments.data());
+  const auto channels = static_cast<std::size_t>(g.out_channels), pixels = static_cast<std::size_t>(g.out_pixels());
+  auto centre = undefined<float>(g.out_channels), sum = centre, squares = centre;
+  launch_grid(kernels::merge_moments(), {kernels::groups_of(1, g.out_channels), 1, 2, 1},
+              static_cast<std::int32_t>(convolution.parts()), moments.data(), centre.data(), sum.data(),
+              squares.data());
+  const double count = static_cast<double>(y.size() / channels);
+  for (std::size_t c = 0; c < channels; ++c) {
+    double mean = 0, variance = 0;
+    const auto each = [&](const auto& f) {
+      for (std::size_t n = 0; n < static_cast<std::size_t>(g.batch); ++n)
+        for (std::size_t p = 0; p < pixels; ++p) f(static_cast<double>(y[(n * channels + c) * pixels + p]));
+    };
+    each([&](double v) { mean += v / count; });
+    each([&](double v) { variance += (v - mean) * (v - mean) / count; });
+    const double offset = static_cast<double>(sum[c]) / count;
+    CHECK(std::abs(static_cast<double>(centre[c]) + offset - mean) <= 1e-5 * std::sqrt(variance));
+    CHECK(static_cast<double>(squares[c]) / count - offset * offset == doctest::Approx(variance).epsilon(1e-5));
+  }
 }
 
 /// All three products by matrices against plain loops, in scratch of about `limit` values.
@@ -451,6 +508,72 @@ TEST_CASE("a convolution by tiles agrees with plain loops in all three products"
                .pad_h = 1,
                .pad_w = 1},
               2);
+}
+
+TEST_CASE("spectra as bfloat16 cost a convolution its last digits, in all three products, and no more") {
+  check_tiles({.batch = 2,
+               .in_channels = 3,
+               .in_height = 60,
+               .in_width = 60,
+               .out_channels = 2,
+               .kernel_height = 5,
+               .kernel_width = 5,
+               .pad_h = 2,
+               .pad_w = 2},
+              1, kernels::Spectra::bfloat16);
+  const cpu::ConvGeometry g{1, 25, 9, 9, 25, 3, 3};
+  const kernels::FftConvolution whole(g), half(g, kernels::Spectra::bfloat16);
+  CHECK(2 * half.weight_spectra() == whole.weight_spectra());
+
+  // The spectrum of one value beside zeros is that value everywhere.
+  const auto inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (const auto& pair : {std::pair(1.0f, 1.0f),
+                           {1.00390625f, 1.0f},
+                           {1.01171875f, 1.015625f},
+                           {1.0040f, 1.0078125f},
+                           {-3.1415927f, -3.140625f},
+                           {3.4e38f, inf},
+                           {1e-40f, 0x1p-133f},
+                           {-0.0f, -0.0f},
+                           {nan, nan}}) {
+    const float value = pair.first, rounded = pair.second;
+    const kernels::Tiles one;
+    Values<std::uint32_t> spectrum(4096);
+    launch_grid(kernels::transform_tiles(kernels::Spectra::bfloat16), {1, 1, 16, 1}, one,
+                Values<float>(1, value).data(), spectrum.data());
+    for (const std::uint32_t bits : {spectrum[0], spectrum[65], spectrum[4095]}) {
+      const auto got = std::bit_cast<float>(bits << 16);
+      CAPTURE(value);
+      CHECK((std::isnan(rounded) ? std::isnan(got) : got == rounded));
+    }
+  }
+}
+
+TEST_CASE("moments of a convolution's channels are those of two passes, where nearly everything cancels, too") {
+  const cpu::ConvGeometry g{.batch = 3,
+                            .in_channels = 2,
+                            .in_height = 130,
+                            .in_width = 9,
+                            .out_channels = 3,
+                            .kernel_height = 3,
+                            .kernel_width = 5};
+  for (const float level : {0.0f, 30.0f}) check_moments(g, 2, level, kernels::Spectra::float32);
+  if (!thread_sanitizer) check_moments(g, 1, 1.0f, kernels::Spectra::bfloat16);
+
+  // Parts of one value, of some, and of none; more of them than threads.
+  Values<kernels::Moments> parts;
+  for (int k = 0; k < 9; ++k)
+    parts.push_back(k % 3 == 0   ? kernels::Moments{1, 4.0 + k, 0}
+                    : k % 3 == 1 ? kernels::Moments{}
+                                 : kernels::Moments{2, 5, 8});
+  Values<float> centre(1), sum(1), squares(1);
+  launch_grid(kernels::merge_moments(), {1, 1, 4, 1}, std::int32_t{9}, parts.data(), centre.data(), sum.data(),
+              squares.data());
+  // 4, 7, 10, and three times 3 and 7.
+  const double count = 9, mean = 51.0 / 9, offset = static_cast<double>(sum[0]) / count;
+  CHECK(static_cast<double>(centre[0]) + offset == doctest::Approx(mean).epsilon(1e-7));
+  CHECK(static_cast<double>(squares[0]) - count * offset * offset ==
+        doctest::Approx(16 + 49 + 100 + 3 * (9 + 49) - count * mean * mean).epsilon(1e-6));
 }
 
 TEST_CASE("a convolution by products of matrices agrees with plain loops in all three products") {

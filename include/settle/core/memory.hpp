@@ -68,15 +68,15 @@ class MemoryOf {
  public:
   class Reserve;
 
-  /// The block behind one or more tensors. `derived` is whatever an operation keeps beside the values and must lose
-  /// when they change (the spectra of a convolution's weights).
+  /// The block behind one or more tensors. What is kept beside the values is lost when they change: `derived` by an
+  /// operation on them (the spectra of a convolution's weights), `byproduct` by the one that made them.
   struct Block {
     std::atomic<int> references{0};
     std::size_t bytes = 0;
     std::size_t capacity = 0;
     void* data = nullptr;
     std::size_t tag = 0;
-    std::shared_ptr<void> derived;
+    std::shared_ptr<void> derived, byproduct;
     Reserve* home = nullptr;  ///< where it is kept when it is free, if not with the others
   };
 
@@ -152,7 +152,7 @@ class MemoryOf {
   /// Gives one reference back; the last one makes the block free for reuse.
   void release(Block* block) {
     if (block->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-    block->derived.reset();
+    block->derived.reset(), block->byproduct.reset();
     std::lock_guard lock(mutex_);
     if (!block->home) subtract(*block);
     Device::guard(block->data, block->capacity, 0);

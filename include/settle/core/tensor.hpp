@@ -76,7 +76,7 @@ class Tensor {
   T* mutable_data() {
     if (!block_) return nullptr;
     if (block_->references.load(std::memory_order_acquire) > 1) *this = clone();
-    block_->derived.reset();
+    block_->derived.reset(), block_->byproduct.reset();
     return static_cast<T*>(block_->data);
   }
 
@@ -114,6 +114,8 @@ class Tensor {
 
   /// The slot for data derived from these values by an operation, empty again after any write; null for an empty tensor.
   std::shared_ptr<void>* derived() const { return block_ ? &block_->derived : nullptr; }
+  /// The slot for what the operation that made these values found along the way, for whoever asks; emptied likewise.
+  std::shared_ptr<void>* byproduct() const { return block_ ? &block_->byproduct : nullptr; }
 
  private:
   Shape shape_;

@@ -158,8 +158,9 @@ struct Backend<Cuda> {
   }
 
   template <class T>
-  static void conv_forward(const cpu::ConvGeometry& g, const T* x, const T* w, T* y, ConvAlgorithm asked, Slot of_w) {
-    cuda::conv_forward(g, x, w, y, asked, of_w);
+  static void conv_forward(const cpu::ConvGeometry& g, const T* x, const T* w, T* y, ConvAlgorithm asked, Slot of_w,
+                           Slot byproduct = nullptr) {
+    cuda::conv_forward(g, x, w, y, asked, of_w, byproduct);
   }
   template <class T>
   static void conv_input_grad(const cpu::ConvGeometry& g, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
@@ -169,6 +170,11 @@ struct Backend<Cuda> {
   template <class T>
   static void conv_weight_grad(const cpu::ConvGeometry& g, const T* x, const T* gy, T* gw, ConvAlgorithm asked) {
     cuda::conv_weight_grad(g, x, gy, gw, asked);
+  }
+
+  template <class T>
+  static std::vector<Tensor<T, Cuda>> channel_moments(const Tensor<T, Cuda>& x) {
+    return cuda::channel_moments(x);
   }
 
   template <class T>

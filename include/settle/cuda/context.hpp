@@ -12,6 +12,7 @@
 #include "settle/cuda/cache.hpp"
 #include "settle/cuda/probe.hpp"
 #include "settle/cuda/program.hpp"
+#include "settle/kernels/registry.hpp"
 
 namespace settle::cuda {
 
@@ -91,8 +92,8 @@ class Context {
     check(runtime_.cudaStreamSynchronize(stream_), "finish the work asked for");
   }
 
-  /// Starts a kernel, which is compiled, or taken from the disk, when it is first used. The arguments are the addresses
-  /// of their values.
+  /// Starts a kernel, which is compiled with its program, or taken from the disk, when it is first used. The arguments
+  /// are the addresses of their values.
   void launch(const kernels::Kernel& kernel, const kernels::Grid& grid, void** arguments) {
     std::lock_guard lock(mutex_);
     program(kernel).launch(kernel, grid, arguments, stream());
@@ -128,10 +129,11 @@ class Context {
   }
 
   Program& program(const kernels::Kernel& kernel) {
-    std::unique_ptr<Program>& found = programs_[kernel.name];
+    const std::string& name = kernel.program.empty() ? kernel.name : kernel.program;
+    std::unique_ptr<Program>& found = programs_[name];
     if (!found)
       found = std::make_unique<Program>(
-          runtime_, compiled_code(nvrtc_, cache_, kernels::source(std::span(&kernel, 1)), architecture_));
+          runtime_, compiled_code(nvrtc_, cache_, kernels::source(kernels::compiled_with(kernel)), architecture_));
     return *found;
   }
 
@@ -141,7 +143,7 @@ class Context {
   std::string architecture_;
   cudaStream_t stream_ = nullptr, captured_ = nullptr;
   std::mutex mutex_, capture_mutex_;
-  std::unordered_map<std::string, std::unique_ptr<Program>> programs_;  ///< by the kernel's name
+  std::unordered_map<std::string, std::unique_ptr<Program>> programs_;  ///< by the program's name, or the kernel's
 };
 
 }  // namespace settle::cuda

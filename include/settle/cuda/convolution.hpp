@@ -1,8 +1,10 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <type_traits>
+#include <vector>
 
 #include "settle/cpu/convolution_cache.hpp"
 #include "settle/cuda/convolution_plan.hpp"
@@ -14,19 +16,41 @@
 // matrices.
 namespace settle::cuda {
 
+/// While it lives, the tiles of this thread's convolutions store their spectra as bfloat16: `cuda::AllowBf16Spectra
+/// allow;`. Half the way through memory, for a relative error (L2) of some 3e-3, and never without being asked for.
+/// Images, weights, results and all arithmetic stay float32.
+class AllowBf16Spectra {
+ public:
+  AllowBf16Spectra() : scope_(current(), kernels::Spectra::bfloat16) {}
+
+  /// What this thread's spectra are stored as.
+  static kernels::Spectra storage() { return current(); }
+
+ private:
+  static kernels::Spectra& current() {
+    thread_local kernels::Spectra storage = kernels::Spectra::float32;
+    return storage;
+  }
+
+  ScopedValue<kernels::Spectra> scope_;
+};
+
 /// The algorithm for a convolution, where automatic is asked for as well as otherwise: fft are tiles of 64 x 64, which
 /// compute in float32; direct are cuDNN's engines, which give way to gemm where cuDNN has none; gemm serves all
 /// geometries, and float64 always.
 template <Scalar T>
-ConvAlgorithm choose_algorithm(const cpu::ConvGeometry& g, ConvAlgorithm asked, bool tf32) {
+ConvAlgorithm choose_algorithm(const cpu::ConvGeometry& g, ConvAlgorithm asked, bool tf32,
+                               kernels::Spectra storage = kernels::Spectra::float32) {
   using enum ConvAlgorithm;
   if (std::is_same_v<T, double> || asked == gemm) return gemm;
   if (asked == direct || !kernels::FftConvolution::serves(g)) return asked == fft ? gemm : direct;
   if (asked == fft) return fft;
-  // A model: tiles are bound by moving the spectra of all channels, taps by multiplying, which TF32 does faster.
+  // A model: tiles are bound by moving the spectra of all channels, taps by multiplying, which TF32 does faster. A
+  // quarter of what moves are the images, which bfloat16 does not halve.
   const Index taps = g.taps() * g.out_pixels() * g.in_channels * g.out_channels;
   const Index spectra = 64 * 64 * kernels::FftConvolution(g).tiles() * (g.in_channels + g.out_channels);
-  return taps >= (tf32 ? 500 : 75) * spectra ? fft : direct;
+  const Index eighths = storage == kernels::Spectra::bfloat16 ? 5 : 8;
+  return 8 * taps >= (tf32 ? 500 : 75) * eighths * spectra ? fft : direct;
 }
 
 namespace detail {
@@ -68,13 +92,21 @@ inline constexpr auto multiply_matrices = [](const kernels::MatrixProduct& p, co
   blas().multiply(p, a, b, c, AllowTf32::allowed());
 };
 
-/// The weights' spectra: from their slot, where they stay until the weights change.
+/// The weights' spectra: from their slot, where they stay, by their storage, until the weights change.
 inline Tensor<float, Cuda> spectra_of(const kernels::FftConvolution& tiles, const cpu::ConvGeometry& g, const float* w,
                                       std::shared_ptr<void>* slot) {
   using Cache = cpu::detail::WeightCache<float, Cuda>;
-  return Cache::get(slot, Cache::key(Cache::Form::spectra, 64, g), tiles.weight_spectra(),
+  return Cache::get(slot, Cache::key(Cache::Form::spectra, tiles.spectrum(), g), tiles.weight_spectra(),
                     [&](float* spectra) { tiles.transform_weights(launch_kernel, w, spectra); });
 }
+
+/// What tiles leave beside their result: the moments [part][channel] of the parts of its channels.
+struct PartMoments {
+  Shape shape;  ///< of the result
+  Tensor<double, Cuda> numbers;
+
+  kernels::Moments* data() { return reinterpret_cast<kernels::Moments*>(numbers.mutable_data()); }
+};
 
 /// One of the three products, into `result`, which is one of x, w and y: by_tiles(FftConvolution, scratch),
 /// which is asked of float32 only, and by_matrices(GemmConvolution, scratch) compute it.
@@ -83,10 +115,11 @@ void convolution(const cpu::ConvGeometry& g, ConvProduct product, ConvAlgorithm 
                  const T* y, T* result, Index size, const ByTiles& by_tiles, const ByMatrices& by_matrices) {
   if (size == 0) return;
   if (g.multiply_adds() == 0) return Context::instance().zero(result, static_cast<std::size_t>(size) * sizeof(T));
-  const ConvAlgorithm algorithm = choose_algorithm<T>(g, asked, AllowTf32::allowed());
+  const kernels::Spectra storage = AllowBf16Spectra::storage();
+  const ConvAlgorithm algorithm = choose_algorithm<T>(g, asked, AllowTf32::allowed(), storage);
   if constexpr (std::is_same_v<T, float>) {
     if (algorithm == ConvAlgorithm::fft) {
-      const kernels::FftConvolution tiles(g);
+      const kernels::FftConvolution tiles(g, storage);
       return by_tiles(tiles, cpu::detail::workspace<float, Cuda>(tiles.scratch()).mutable_data());
     }
   }
@@ -97,18 +130,45 @@ void convolution(const cpu::ConvGeometry& g, ConvProduct product, ConvAlgorithm 
 
 }  // namespace detail
 
-/// y = conv(x, w). Where there is a slot for what is derived from w, its spectra stay there.
+/// y = conv(x, w). Where there is a slot for what is derived from w, its spectra stay there; where there is one for
+/// what is found on the way to y, tiles leave the moments of its channels there, for channel_moments().
 template <Scalar T>
 void conv_forward(const cpu::ConvGeometry& g, const T* x, const T* w, T* y, ConvAlgorithm asked,
-                  std::shared_ptr<void>* slot) {
+                  std::shared_ptr<void>* slot, std::shared_ptr<void>* byproduct = nullptr) {
   detail::convolution(
       g, ConvProduct::convolution, asked, x, w, y, y, g.out_size(),
       [&](const auto& tiles, float* scratch) {
-        tiles.convolve(detail::launch_kernel, x, detail::spectra_of(tiles, g, w, slot).data(), y, scratch);
+        kernels::Moments* moments = nullptr;
+        if (byproduct) {
+          const MemoryTag tag("channel moments");
+          const auto left = std::make_shared<detail::PartMoments>(
+              detail::PartMoments{{g.batch, g.out_channels, g.out_height(), g.out_width()},
+                                  Tensor<double, Cuda>(Shape{tiles.parts(), g.out_channels, 3})});
+          moments = left->data();
+          *byproduct = left;
+        }
+        tiles.convolve(detail::launch_kernel, x, detail::spectra_of(tiles, g, w, slot).data(), y, scratch, moments);
       },
       [&](const kernels::GemmConvolution<T>& matrices, T* scratch) {
         matrices.convolve(detail::launch_kernel, detail::multiply_matrices, x, w, y, scratch);
       });
+}
+
+/// A constant near the mean of each channel of x (N, C, H, W), and the sums of the distances from it and of their
+/// squares, all (1, C, 1, 1), where the convolution that made x left what they follow from; otherwise nothing.
+template <Scalar T>
+std::vector<Tensor<T, Cuda>> channel_moments(const Tensor<T, Cuda>& x) {
+  std::vector<Tensor<T, Cuda>> out;
+  if constexpr (std::is_same_v<T, float>) {  // as tiles
+    if (!x.byproduct() || !*x.byproduct()) return out;
+    const auto& left = *static_cast<const detail::PartMoments*>(x.byproduct()->get());
+    if (left.shape != x.shape()) return out;
+    for (int k = 0; k < 3; ++k) out.emplace_back(Shape{1, x.shape(1), 1, 1});
+    launch(kernels::merge_moments(), {kernels::groups_of(1, x.shape(1)), 1, 256, 1},
+           static_cast<std::int32_t>(left.numbers.shape(0)), left.numbers.data(), out[0].mutable_data(),
+           out[1].mutable_data(), out[2].mutable_data());
+  }
+  return out;
 }
 
 /// gx, the derivative of <gy, conv(x, w)> by x.

@@ -1,10 +1,12 @@
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 #include <string>
 
 #include "settle/cpu/convolution_geometry.hpp"
+#include "settle/kernels/moments.hpp"
 #include "settle/kernels/print.hpp"
 #include "settle/kernels/source.hpp"
 
@@ -13,6 +15,10 @@
 // frequencies in an order of its own, which the inverse transform reads: nothing is reordered. All three products of a
 // convolution are transforms, one product for each frequency, and inverse transforms.
 namespace settle::kernels {
+
+/// How spectra are stored: as they are computed, or rounded to bfloat16, of 8 bits, which halves their way through
+/// memory. All arithmetic is in float32, and so are sums of products over images.
+enum class Spectra { float32, bfloat16 };
 
 /// Windows of planes (images, channels, height, width) as tiles: tile t of a plane, in rows of `tiles_x`, is at (t /
 /// tiles_x step_y, t % tiles_x step_x). The argument of the transforms.
@@ -38,14 +44,33 @@ struct SpectraProduct {
 
 namespace detail {
 
-inline std::string transform_text() {
-  std::string out = R"cuda(
+/// Complex numbers, and the values of spectra as they are stored.
+inline std::string complex_text(Spectra storage) {
+  const char* const as_computed = R"cuda(
+typedef Complex Stored;
+__device__ inline Complex loaded(Stored v) { return v; }
+__device__ inline Stored stored(Complex v) { return v; }
+)cuda";
+  const char* const rounded = R"cuda(
+typedef uint32 Stored;  // two bfloat16: the upper halves of float32, rounded to nearest, ties to even
+__device__ inline uint32 rounded(float v) {
+  const uint32 bits = __float_as_uint(v);
+  return v == v ? (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16 : 0x7fc0u;
+}
+__device__ inline Complex loaded(Stored v) { return {__uint_as_float(v << 16), __uint_as_float(v & 0xffff0000u)}; }
+__device__ inline Stored stored(Complex v) { return rounded(v.x) | rounded(v.y) << 16; }
+)cuda";
+  return std::string(R"cuda(
 struct Complex { float x, y; };
 __device__ inline Complex operator+(Complex a, Complex b) { return {a.x + b.x, a.y + b.y}; }
 __device__ inline Complex operator-(Complex a, Complex b) { return {a.x - b.x, a.y - b.y}; }
 __device__ inline Complex operator*(Complex a, Complex b) { return {a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x}; }
 __device__ inline Complex conjugate(Complex a) { return {a.x, -a.y}; }
+)cuda") + (storage == Spectra::float32 ? as_computed : rounded);
+}
 
+inline std::string transform_text(Spectra storage) {
+  std::string out = complex_text(storage) + R"cuda(
 struct Tiles {
   int images, channels, height, width, tiles_y, tiles_x, step_y, step_x, origin_y, origin_x, take_y, take_x, crop_y, crop_x, keep_y, keep_x;
 };
@@ -127,13 +152,25 @@ __device__ inline void half_transform(int place, Load load, Store store) {
 )cuda";
 }
 
+inline constexpr const char* product_text = R"cuda(
+struct Product { int planes, sources, rows, weight_row, weight_source, conjugate, add; };
+)cuda";
+
+/// A kernel for each storage, in the order of Spectra.
+template <class Text>
+std::array<Kernel, 2> for_storages(const std::string& name, const Text& text, Bounds bounds) {
+  return {for_scalar<float>(name, text(Spectra::float32), bounds, "convolution_fft"),
+          for_scalar<float>(name + "_bfloat16", text(Spectra::bfloat16), bounds, "convolution_fft_bfloat16")};
+}
+
 }  // namespace detail
 
 /// Spectra [pair][channel][64 * 64] of tiles. Arguments: Tiles, const float* x, float* spectra; a block for each
 /// channel of each pair.
-inline const Kernel& transform_tiles() {
-  static const Kernel kernel = for_scalar<float>("transform_tiles", detail::transform_text() + R"cuda(
-extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* x, Complex* spectra) {
+inline const Kernel& transform_tiles(Spectra wanted) {
+  const auto text = [](Spectra storage) {
+    return detail::transform_text(storage) + R"cuda(
+extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* x, Stored* spectra) {
   __shared__ Complex s[64 * 65];
   const int channel = int(blockIdx.x % unsigned(g.channels));
   const uint64 pair = blockIdx.x / unsigned(g.channels);
@@ -155,24 +192,34 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* 
   __syncthreads();
   spectra += uint64(blockIdx.x) * 4096;
   half_transform<false, false>(6, [&](int unit, int i) { return s[(8 * (unit >> 6) + i) * row + (unit & 63)]; },
-                               [&](int unit, int i, Complex v) { spectra[(8 * (unit >> 6) + i) * 64 + (unit & 63)] = v; });
+                               [&](int unit, int i, Complex v) { spectra[(8 * (unit >> 6) + i) * 64 + (unit & 63)] = stored(v); });
 }
-)cuda",
-                                                 {.registers = 96, .shared = 64 * 65 * 8});
-  return kernel;
+)cuda";
+  };
+  static const auto kernels = detail::for_storages("transform_tiles", text, {.registers = 96, .shared = 64 * 65 * 8});
+  return kernels[static_cast<std::size_t>(wanted)];
 }
 
-/// The tiles of spectra, each value times 1 / 64^2. Arguments: Tiles, const float* spectra, float* y; a block for each
-/// channel of each pair.
-inline const Kernel& inverse_transform_tiles() {
-  static const Kernel kernel = for_scalar<float>("inverse_transform_tiles", detail::transform_text() + R"cuda(
-extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Complex* spectra, float* y) {
-  __shared__ Complex s[64 * 65];
+/// The tiles of spectra, each value times 1 / 64^2; and, unless `moments` is null, the moments [pair][channel] of what
+/// is written. Arguments: Tiles, const float* spectra, float* y, Moments* moments; a block for each channel of each
+/// pair.
+inline const Kernel& inverse_transform_tiles(Spectra wanted) {
+  const auto text = [](Spectra storage) {
+    return detail::transform_text(storage) + detail::moments_text + R"cuda(
+union Shared {
+  Complex tile[64 * 65];
+  float origin;
+  Moments<float> moments[256];
+};
+
+extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Stored* spectra, float* y, Moments<double>* moments) {
+  __shared__ Shared shared;
+  Complex* const s = shared.tile;
   const int channel = int(blockIdx.x % unsigned(g.channels));
   const uint64 pair = blockIdx.x / unsigned(g.channels);
   const Place first(g, 2 * pair, channel), second(g, 2 * pair + 1, channel);
   spectra += uint64(blockIdx.x) * 4096;
-  half_transform<true, true>(6, [&](int unit, int i) { return spectra[(8 * (unit >> 6) + i) * 64 + (unit & 63)]; },
+  half_transform<true, true>(6, [&](int unit, int i) { return loaded(spectra[(8 * (unit >> 6) + i) * 64 + (unit & 63)]); },
                              [&](int unit, int i, Complex v) { s[(8 * (unit >> 6) + i) * row + (unit & 63)] = v; });
   __syncthreads();
   half_transform<true, false>(6, [&](int unit, int i) { return s[(8 * i + (unit >> 6)) * row + (unit & 63)]; },
@@ -181,33 +228,51 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Complex
   half_transform<true, true>(0, [&](int unit, int i) { return s[(unit >> 3) * row + 8 * (unit & 7) + i]; },
                              [&](int unit, int i, Complex v) { s[(unit >> 3) * row + 8 * (unit & 7) + i] = v; });
   __syncthreads();
+  // This thread's few values are summed about the first of them.
+  float origin = 0.0f, sum = 0.0f, squares = 0.0f;
+  int count = 0;
   const auto write = [&](const Place& tile, int i, int j, float value) {
     i -= g.crop_y;
     j -= g.crop_x;
     const int down = tile.y + i, across = tile.x + j;
-    if (tile.present && i >= 0 && i < g.keep_y && j >= 0 && j < g.keep_x && down < g.height && across < g.width)
-      y[tile.plane + uint64(down) * uint64(g.width) + uint64(across)] = value * (1.0f / 4096);
+    if (!tile.present || i < 0 || i >= g.keep_y || j < 0 || j >= g.keep_x || down >= g.height || across >= g.width) return;
+    const float result = value * (1.0f / 4096);
+    y[tile.plane + uint64(down) * uint64(g.width) + uint64(across)] = result;
+    if (count++ == 0) origin = result;
+    const float distance = result - origin;
+    sum += distance;
+    squares += distance * distance;
   };
   half_transform<true, false>(0, [&](int unit, int i) { return s[(unit >> 3) * row + 8 * i + (unit & 7)]; },
                               [&](int unit, int i, Complex v) {
                                 write(first, unit >> 3, 8 * i + (unit & 7), v.x);
                                 write(second, unit >> 3, 8 * i + (unit & 7), v.y);
                               });
+  if (!moments) return;
+  // Means are merged as distances from one value of the tile, which keep their digits in float32.
+  __syncthreads();
+  if (threadIdx.x == 0) shared.origin = origin;
+  __syncthreads();
+  const float from = shared.origin, offset = count > 0 ? sum / float(count) : 0.0f;
+  const Moments<float> mine = {float(count), origin - from + offset, maximum(squares - sum * offset, 0.0f)};
+  const Moments<float> all = combine_row<Merged>(mine, shared.moments);
+  if (threadIdx.x == 0) moments[blockIdx.x] = {double(all.count), double(from) + double(all.mean), double(all.squares)};
 }
-)cuda",
-                                                 {.registers = 96, .shared = 64 * 65 * 8});
-  return kernel;
+)cuda";
+  };
+  static const auto kernels =
+      detail::for_storages("inverse_transform_tiles", text, {.registers = 96, .shared = 64 * 65 * 8});
+  return kernels[static_cast<std::size_t>(wanted)];
 }
 
 /// out[p][r] = sum over s of in[p][s] weights[r weight_row + s weight_source] at each frequency; each thread has two
 /// planes and four rows. Arguments: SpectraProduct, const float* in, const float* weights, float* out.
-inline const Kernel& multiply_spectra() {
-  static const Kernel kernel = for_scalar<float>("multiply_spectra", R"cuda(
-struct Complex { float x, y; };
-struct Product { int planes, sources, rows, weight_row, weight_source, conjugate, add; };
+inline const Kernel& multiply_spectra(Spectra wanted) {
+  const auto text = [](Spectra storage) {
+    return detail::complex_text(storage) + detail::product_text + R"cuda(
 const int rows_at_once = 4, planes_at_once = 2, sources_at_once = 32;
 
-extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Complex* in, const Complex* weights, Complex* out) {
+extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Stored* in, const Stored* weights, Stored* out) {
   __shared__ Complex slab[rows_at_once * sources_at_once * 32];
   const unsigned groups = 4096 / blockDim.x;
   const unsigned frequency = blockIdx.x % groups * blockDim.x + threadIdx.x;
@@ -222,7 +287,7 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
     for (int k = int(threadIdx.y); k < sources * rows_at_once; k += int(blockDim.y)) {
       const int r = first_row + k % rows_at_once, s = from + k / rows_at_once;
       Complex w = {0.0f, 0.0f};
-      if (r < g.rows) w = weights[uint64(r * g.weight_row + s * g.weight_source) * 4096 + frequency];
+      if (r < g.rows) w = loaded(weights[uint64(r * g.weight_row + s * g.weight_source) * 4096 + frequency]);
       if (g.conjugate) w.y = -w.y;
       slab[unsigned(k) * blockDim.x + threadIdx.x] = w;
     }
@@ -231,7 +296,8 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
       Complex value[planes_at_once];
       for (int p = 0; p < planes_at_once; ++p) {
         value[p] = {0.0f, 0.0f};
-        if (first_plane + p < g.planes) value[p] = in[(uint64(first_plane + p) * uint64(g.sources) + uint64(from + s)) * 4096 + frequency];
+        if (first_plane + p < g.planes)
+          value[p] = loaded(in[(uint64(first_plane + p) * uint64(g.sources) + uint64(from + s)) * 4096 + frequency]);
       }
       for (int r = 0; r < rows_at_once; ++r) {
         const Complex w = slab[unsigned(s * rows_at_once + r) * blockDim.x + threadIdx.x];
@@ -245,24 +311,24 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
   for (int p = 0; p < planes_at_once; ++p)
     for (int r = 0; r < rows_at_once; ++r)
       if (first_plane + p < g.planes && first_row + r < g.rows)
-        out[(uint64(first_plane + p) * uint64(g.rows) + uint64(first_row + r)) * 4096 + frequency] = total[p][r];
+        out[(uint64(first_plane + p) * uint64(g.rows) + uint64(first_row + r)) * 4096 + frequency] = stored(total[p][r]);
 }
-)cuda",
-                                                 {.registers = 96, .shared = 4 * 32 * 32 * 8});
-  return kernel;
+)cuda";
+  };
+  static const auto kernels =
+      detail::for_storages("multiply_spectra", text, {.registers = 96, .shared = 4 * 32 * 32 * 8});
+  return kernels[static_cast<std::size_t>(wanted)];
 }
 
 /// out[r sources + s] = sum over p of in[p][s] conj(cotangents[p][r]) at each frequency, in the order of p, or that
-/// added to what is there; each thread has four rows and four sources. Arguments: SpectraProduct, const float* in,
-/// const float* cotangents, float* out.
-inline const Kernel& correlate_spectra() {
-  static const Kernel kernel = for_scalar<float>("correlate_spectra", R"cuda(
-struct Complex { float x, y; };
-struct Product { int planes, sources, rows, weight_row, weight_source, conjugate, add; };
-__device__ inline Complex operator+(Complex a, Complex b) { return {a.x + b.x, a.y + b.y}; }
+/// added to what is there, as float32; each thread has four rows and four sources. Arguments: SpectraProduct, const
+/// float* in, const float* cotangents, float* out.
+inline const Kernel& correlate_spectra(Spectra wanted) {
+  const auto text = [](Spectra storage) {
+    return detail::complex_text(storage) + detail::product_text + R"cuda(
 const int side = 4;
 
-extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Complex* in, const Complex* cotangents, Complex* out) {
+extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Stored* in, const Stored* cotangents, Complex* out) {
   const unsigned groups = 4096 / blockDim.x;
   const unsigned frequency = blockIdx.x % groups * blockDim.x + threadIdx.x;
   const int blocks_of_sources = (g.sources + side - 1) / side;
@@ -277,8 +343,10 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
     for (int k = 0; k < side; ++k) {
       u[k] = {0.0f, 0.0f};
       v[k] = {0.0f, 0.0f};
-      if (first_row + k < g.rows) u[k] = cotangents[(uint64(p) * uint64(g.rows) + uint64(first_row + k)) * 4096 + frequency];
-      if (first_source + k < g.sources) v[k] = in[(uint64(p) * uint64(g.sources) + uint64(first_source + k)) * 4096 + frequency];
+      if (first_row + k < g.rows)
+        u[k] = loaded(cotangents[(uint64(p) * uint64(g.rows) + uint64(first_row + k)) * 4096 + frequency]);
+      if (first_source + k < g.sources)
+        v[k] = loaded(in[(uint64(p) * uint64(g.sources) + uint64(first_source + k)) * 4096 + frequency]);
     }
     for (int r = 0; r < side; ++r)
       for (int s = 0; s < side; ++s) {
@@ -293,17 +361,16 @@ extern "C" __global__ void __launch_bounds__(256) $(const Product g, const Compl
         to = g.add ? to + total[r][s] : total[r][s];
       }
 }
-)cuda",
-                                                 {.registers = 128});
-  return kernel;
+)cuda";
+  };
+  static const auto kernels = detail::for_storages("correlate_spectra", text, {.registers = 128});
+  return kernels[static_cast<std::size_t>(wanted)];
 }
 
 /// A convolution and its two derivatives as launches of the kernels above, a chunk of images after the other;
-/// `launch(kernel, grid, arguments)`. Spectra are counted in floats.
+/// `launch(kernel, grid, arguments)`. Spectra, of either storage, are counted in floats.
 class FftConvolution {
  public:
-  static constexpr Index spectrum = 2 * 64 * 64;
-
   static bool serves(const cpu::ConvGeometry& g) {
     return g.stride_h == 1 && g.stride_w == 1 && g.dilation_h == 1 && g.dilation_w == 1 && g.groups == 1 &&
            g.kernel_height <= 48 && g.kernel_width <= 48;
@@ -312,38 +379,49 @@ class FftConvolution {
   /// A chunk has `images` images; with 0 as many as leave its spectra in a second-level cache. `block` is the number of
   /// threads in a block. Throws Error unless the stride, the dilation and the groups are 1 and the kernel is at most
   /// 48 x 48.
-  explicit FftConvolution(const cpu::ConvGeometry& geometry, Index images = 0, unsigned block = 256)
-      : g_(geometry), block_(block) {
+  explicit FftConvolution(const cpu::ConvGeometry& geometry, Spectra storage = Spectra::float32, Index images = 0,
+                          unsigned block = 256)
+      : g_(geometry), storage_(storage), block_(block) {
     require(serves(g_), "conv",
             "tiles of 64 x 64 serve stride 1, dilation 1, one group and kernels up to 48 x 48, got ", g_.kernel_height,
             " x ", g_.kernel_width);
-    const Index in_cache = (Index{48} << 20) / (pairs(1) * (g_.in_channels + g_.out_channels) * spectrum * 4 + 1);
+    const Index in_cache = (Index{48} << 20) / (pairs(1) * (g_.in_channels + g_.out_channels) * spectrum() * 4 + 1);
     images_ = std::clamp<Index>(images > 0 ? images : in_cache, 1, std::max<Index>(g_.batch, 1));
   }
 
   /// The tiles of one image: what the three products' costs go by.
   Index tiles() const { return covering(1, 1, g_.out_height(), g_.out_width()).count(); }
 
+  /// One spectrum, as it is stored.
+  Index spectrum() const { return storage_ == Spectra::float32 ? computed : computed / 2; }
   /// The weights' spectra, made once for all products with them.
-  Index weight_spectra() const { return g_.out_channels * g_.in_channels * spectrum; }
+  Index weight_spectra() const { return g_.out_channels * g_.in_channels * spectrum(); }
   /// What each product takes besides.
-  Index scratch() const { return scratch_of_chunk() + weight_spectra(); }
+  Index scratch() const { return scratch_of_chunk() + g_.out_channels * g_.in_channels * computed; }
+  /// The parts of each channel of y whose moments convolve() gives.
+  Index parts() const {
+    Index out = 0;
+    for_each_chunk([&](Index, Index images) { out += output_tiles(images).pairs(); });
+    return out;
+  }
 
   template <class Launch>
   void transform_weights(Launch&& launch, const float* w, float* spectra) const {
     forward(launch, kernel_tiles(), w, spectra);
   }
 
-  /// y = conv(x, w).
+  /// y = conv(x, w); and, if they are asked for, the moments [part][channel] of y.
   template <class Launch>
-  void convolve(Launch&& launch, const float* x, const float* weight_spectra, float* y, float* scratch) const {
+  void convolve(Launch&& launch, const float* x, const float* weight_spectra, float* y, float* scratch,
+                Moments* moments = nullptr) const {
     for_each_chunk([&](Index image, Index images) {
       const Tiles in = windows_of_x(images), out = output_tiles(images);
-      float* const product = scratch + in.pairs() * g_.in_channels * spectrum;
+      float* const product = scratch + in.pairs() * g_.in_channels * spectrum();
       forward(launch, in, x + image * size_of_x(), scratch);
       multiply(launch, {i32(in.pairs()), i32(g_.in_channels), i32(g_.out_channels), i32(g_.in_channels), 1, 1}, scratch,
                weight_spectra, product);
-      inverse(launch, out, product, y + image * size_of_y());
+      inverse(launch, storage_, out, product, y + image * size_of_y(), moments);
+      if (moments) moments += out.pairs() * out.channels;
     });
   }
 
@@ -355,11 +433,11 @@ class FftConvolution {
       in.channels = i32(g_.out_channels), in.height = i32(g_.out_height()), in.width = i32(g_.out_width());
       out.crop_y = i32(g_.kernel_height) - 1, out.crop_x = i32(g_.kernel_width) - 1;
       in.origin_y = i32(g_.pad_h) - out.crop_y, in.origin_x = i32(g_.pad_w) - out.crop_x;
-      float* const product = scratch + in.pairs() * g_.out_channels * spectrum;
+      float* const product = scratch + in.pairs() * g_.out_channels * spectrum();
       forward(launch, in, dy + image * size_of_y(), scratch);
       multiply(launch, {i32(in.pairs()), i32(g_.out_channels), i32(g_.in_channels), 1, i32(g_.in_channels), 0}, scratch,
                weight_spectra, product);
-      inverse(launch, out, product, dx + image * size_of_x());
+      inverse(launch, storage_, out, product, dx + image * size_of_x());
     });
   }
 
@@ -371,17 +449,17 @@ class FftConvolution {
       const Tiles in = windows_of_x(images);
       Tiles cotangents = output_tiles(images);
       cotangents.take_y = cotangents.step_y, cotangents.take_x = cotangents.step_x;
-      float* const of_dy = scratch + in.pairs() * g_.in_channels * spectrum;
+      float* const of_dy = scratch + in.pairs() * g_.in_channels * spectrum();
       forward(launch, in, x + image * size_of_x(), scratch);
       forward(launch, cotangents, dy + image * size_of_y(), of_dy);
       const SpectraProduct p{
           .planes = i32(in.pairs()), .sources = i32(g_.in_channels), .rows = i32(g_.out_channels), .add = image > 0};
       const unsigned lanes = std::min(32u, block_), rows = block_ / lanes;
       const Index blocks = (p.rows + 3) / 4 * ((p.sources + 3) / 4);
-      run(launch, correlate_spectra(), {groups_of(1, 4096 / lanes * groups_of(rows, blocks)), 1, lanes, rows}, p,
-          scratch, of_dy, product);
+      run(launch, correlate_spectra(storage_), {groups_of(1, 4096 / lanes * groups_of(rows, blocks)), 1, lanes, rows},
+          p, scratch, of_dy, product);
     });
-    inverse(launch, kernel_tiles(), product, dw);
+    inverse(launch, Spectra::float32, kernel_tiles(), product, dw);
   }
 
  private:
@@ -413,7 +491,7 @@ class FftConvolution {
     out.origin_y = -i32(g_.pad_h), out.origin_x = -i32(g_.pad_w);
     return out;
   }
-  Index scratch_of_chunk() const { return pairs(images_) * (g_.in_channels + g_.out_channels) * spectrum; }
+  Index scratch_of_chunk() const { return pairs(images_) * (g_.in_channels + g_.out_channels) * spectrum(); }
   Index pairs(Index images) const { return std::max(output_tiles(images).pairs(), input_tiles(images).pairs()); }
   Tiles kernel_tiles() const {
     Tiles out;
@@ -422,37 +500,35 @@ class FftConvolution {
     return out;
   }
 
-  template <class Launch, class Arguments>
-  static void run(Launch&& launch, const Kernel& kernel, const Grid& grid, Arguments arguments, const float* in,
-                  float* out) {
-    void* addresses[] = {&arguments, &in, &out};
-    if (grid.blocks > 0) launch(kernel, grid, addresses);
-  }
-  template <class Launch, class Arguments>
-  static void run(Launch&& launch, const Kernel& kernel, const Grid& grid, Arguments arguments, const float* in,
-                  const float* other, float* out) {
-    void* addresses[] = {&arguments, &in, &other, &out};
+  template <class Launch, class... A>
+  static void run(Launch&& launch, const Kernel& kernel, const Grid& grid, A... arguments) {
+    void* addresses[] = {&arguments...};
     if (grid.blocks > 0 && grid.blocks_y > 0) launch(kernel, grid, addresses);
   }
 
+  Grid grid_of(const Tiles& tiles) const { return {groups_of(1, tiles.pairs() * tiles.channels), 1, block_, 1}; }
+
   template <class Launch>
   void forward(Launch&& launch, const Tiles& tiles, const float* x, float* spectra) const {
-    run(launch, transform_tiles(), {groups_of(1, tiles.pairs() * tiles.channels), 1, block_, 1}, tiles, x, spectra);
+    run(launch, transform_tiles(storage_), grid_of(tiles), tiles, x, spectra);
   }
   template <class Launch>
-  void inverse(Launch&& launch, const Tiles& tiles, const float* spectra, float* y) const {
-    run(launch, inverse_transform_tiles(), {groups_of(1, tiles.pairs() * tiles.channels), 1, block_, 1}, tiles, spectra,
-        y);
+  void inverse(Launch&& launch, Spectra storage, const Tiles& tiles, const float* spectra, float* y,
+               Moments* moments = nullptr) const {
+    run(launch, inverse_transform_tiles(storage), grid_of(tiles), tiles, spectra, y, moments);
   }
   template <class Launch>
   void multiply(Launch&& launch, const SpectraProduct& p, const float* in, const float* weights, float* out) const {
     const unsigned lanes = std::min(32u, block_), rows = block_ / lanes;
     const Grid grid{groups_of(1, 4096 / lanes * groups_of(4, p.rows)), groups_of(2 * rows, p.planes), lanes, rows};
     require(grid.blocks_y <= 65535, "conv", p.planes, " pairs of tiles are too many for one launch");
-    run(launch, multiply_spectra(), grid, p, in, weights, out);
+    run(launch, multiply_spectra(storage_), grid, p, in, weights, out);
   }
 
+  static constexpr Index computed = 2 * 64 * 64;  ///< the floats of a spectrum in float32
+
   cpu::ConvGeometry g_;
+  Spectra storage_;
   unsigned block_;
   Index images_ = 1;  ///< of a chunk
 };

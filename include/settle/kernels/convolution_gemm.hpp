@@ -44,7 +44,7 @@ extern "C" __global__ void __launch_bounds__(256) $(const Patches g, const real*
   }
 }
 )cuda",
-                                             {.registers = 48});
+                                             {.registers = 48}, "patches");
   return kernel;
 }
 
@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(256) $(const Patches g, const real*
   }
 }
 )cuda",
-                                             {.registers = 48});
+                                             {.registers = 48}, "patches");
   return kernel;
 }
 

@@ -83,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(256) $(const Fold f, const double* 
   fold<Sum>(f, x, y, 0.0, shared);
 }
 )cuda",
-                       {.registers = 64, .shared = 2048});
+                       {.registers = 64, .shared = 2048}, "usual");
 }
 
 /// y = the largest values of x; NaN if any value is NaN. Arguments: Fold, const T* x, T* y.
@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(256) $(const Fold f, const real* x,
   fold<Maximum>(f, x, y, real(-1.0 / 0.0), shared);
 }
 )cuda",
-                       {.registers = 64, .shared = 2048});
+                       {.registers = 64, .shared = 2048}, "vectors");
 }
 
 /// The fold of x down to a shape of the same rank with some axes of extent 1.

@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(256) $(real* y, uint64 count, real 
   if (at < count) y[at] = value;
 }
 )cuda",
-                       {.registers = 24});
+                       {.registers = 24}, "usual");
 }
 
 /// y (outer, count, inner): y[o, k, :] = x[o, indices[k], :], for x (outer, extent, inner). Arguments: uint64 outer,

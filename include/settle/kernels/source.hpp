@@ -22,6 +22,7 @@ struct Kernel {
   std::string name;  ///< of the function; names the text, too: equal names have equal texts
   std::string text;  ///< what follows the prelude
   Bounds bounds;
+  std::string program = {};  ///< the registry's kernels of one program are compiled together; a nameless one is alone
 };
 
 /// The sizes of a launch.
@@ -68,11 +69,12 @@ template <class Combine, class T> __device__ inline T combine_row(T value, T* sh
 )cuda";
 
 /// Texts are written once for both scalar types and are told theirs by the typedef `real`; `$` in the text becomes the
-/// kernel's name.
+/// kernel's name. Kernels that are always used together may name a program.
 template <class T>
-Kernel for_scalar(std::string_view name, std::string_view text, Bounds bounds) {
+Kernel for_scalar(std::string_view name, std::string_view text, Bounds bounds, std::string_view program = {}) {
   constexpr bool single = sizeof(T) == sizeof(float);
-  Kernel out{std::string(name) + (single ? "_float32" : "_float64"), "", bounds};
+  const std::string ending = single ? "_float32" : "_float64";
+  Kernel out{std::string(name) + ending, "", bounds, program.empty() ? "" : std::string(program) + ending};
   out.text = "namespace of_" + out.name + " {\ntypedef " + (single ? "float" : "double") + " real;\n";
   for (const char c : text) {
     if (c == '$')

@@ -23,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(256) $(uint64 length, uint64 pieces
   if (threadIdx.x == 0) total[blockIdx.x] = sum;
 }
 )cuda",
-                       {.registers = 48, .shared = 2048});
+                       {.registers = 48, .shared = 2048}, "vectors");
 }
 
 /// largest[block] = the largest |x| of a piece; NaN if there is one. Arguments: uint64 count, piece, const T* x, T*
@@ -40,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(256) $(uint64 count, uint64 piece, 
   if (threadIdx.x == 0) largest[blockIdx.x] = found;
 }
 )cuda",
-                       {.registers = 48, .shared = 2048});
+                       {.registers = 48, .shared = 2048}, "vectors");
 }
 
 /// y = c y + d x with numbers for each system, the c before the d; where a number is 0 its vector is not read.
@@ -57,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(256) $(uint64 count, uint64 length,
   y[k] = value;
 }
 )cuda",
-                       {.registers = 40});
+                       {.registers = 40}, "vectors");
 }
 
 }  // namespace settle::kernels

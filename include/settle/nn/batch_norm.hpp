@@ -1,5 +1,7 @@
 #pragma once
 #include <algorithm>
+#include <array>
+#include <vector>
 
 #include "settle/ops/reduce.hpp"
 #include "settle/ops/reshape.hpp"
@@ -32,24 +34,47 @@ Var<T, D> rough_mean(const Var<T, D>& x) {
   return mean(slice(stop_gradient(x), grid), {0, 2, 3});
 }
 
+struct FromCentre {
+  constexpr auto operator()(auto v, auto c) const { return outputs(v - c, square(v - c)); }
+};
+
+/// For each channel of x (N, C, H, W) a constant near its mean, and the sums of the distances from it and of their
+/// squares, all (1, C, 1, 1): those that the operation that made x left beside it, or computed.
+template <class T, class D>
+std::array<Var<T, D>, 3> channel_moments(const Var<T, D>& x) {
+  std::vector<Tensor<T, D>> known;
+  if constexpr (requires { Backend<D>::channel_moments(x.value()); }) known = Backend<D>::channel_moments(x.value());
+  Var<T, D> centre;
+  if (known.empty()) {
+    centre = rough_mean(x);
+  } else {
+    centre = known.front();
+    known.erase(known.begin());
+  }
+  const Shape shape = centre.shape();
+  const auto sums = pointwise<T, D>(PointwiseFunction<T, D>::template of<FromCentre, 2>(), x.shape(), {x, centre},
+                                    {shape, shape}, {true, true}, known);
+  return {centre, sums[0], sums[1]};
+}
+
 }  // namespace detail
 
-/// The statistics of x (N, C, H, W) over N, H and W, in one pass. Throws Error for another rank and for an empty batch.
-/// The squares are summed about a constant near the mean: the result does not depend on it, nor do its gradients, and
-/// nothing cancels where a map is almost constant, as a settled state's background is.
+/// The statistics of x (N, C, H, W) over N, H and W, in one pass, or none where they were found while x was made.
+/// Throws Error for another rank and for an empty batch. The squares are summed about a constant near the mean: the
+/// result does not depend on it, nor do its gradients, and nothing cancels where a map is almost constant, as a settled
+/// state's background is.
 template <class T, class D>
 BatchStatistics<T, D> batch_statistics(const Var<T, D>& x) {
   require(x.shape().rank() == 4, "batch_norm", "expected (N, C, H, W), got ", x.shape());
   require(x.size() > 0, "batch_norm", "the statistics of an empty batch are undefined, got ", x.shape());
-  const Var<T, D> centre = detail::rough_mean(x);
-  const auto sums = reduce([](auto v, auto c) { return outputs(v - c, square(v - c)); }, {0, 2, 3}, x, centre);
+  const auto [centre, sums, squares] = detail::channel_moments(x);
   const double count = static_cast<double>(x.size()) / static_cast<double>(x.shape(1));
   const auto [average, variance] = map(
-      [](auto sum, auto squares, auto c, auto weight) {
+      [](auto sum, auto sum_of_squares, auto c, auto weight) {
         const auto offset = weight * sum;
-        return outputs(c + offset, weight * squares - offset * offset);
+        return outputs(c + offset, weight * sum_of_squares - offset * offset);
       },
-      sums[0], sums[1], centre, 1.0 / count);
+      sums, squares, centre, 1.0 / count);
   return {average, variance};
 }
 

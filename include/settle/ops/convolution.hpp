@@ -87,8 +87,15 @@ template <class T, class D>
 Var<T, D> conv(const Var<T, D>& x, const Var<T, D>& weight, const ConvOptions& options = {}) {
   const auto geometry = detail::conv_geometry("conv", x.shape(), weight.shape(), options);
   Tensor<T, D> y(Shape{geometry.batch, geometry.out_channels, geometry.out_height(), geometry.out_width()});
-  Backend<D>::conv_forward(geometry, x.value().data(), weight.value().data(), y.mutable_data(),
-                           PreferredConvAlgorithm::or_preferred(options.algorithm), weight.value().derived());
+  const auto compute = [&](auto... byproduct) {
+    Backend<D>::conv_forward(geometry, x.value().data(), weight.value().data(), y.mutable_data(),
+                             PreferredConvAlgorithm::or_preferred(options.algorithm), weight.value().derived(),
+                             byproduct...);
+  };
+  if constexpr (requires { Backend<D>::channel_moments(y); })  // the device may find them along the way
+    compute(y.byproduct());
+  else
+    compute();
   return record<T, D>("conv", y, {x, weight}, [=](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     if (gradients.needs(0)) gradients.add(0, conv_input_grad(g, weight, x.shape(), options));
     if (gradients.needs(1)) gradients.add(1, conv_weight_grad(x, g, weight.shape(), options));

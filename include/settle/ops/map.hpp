@@ -106,26 +106,29 @@ void pull_values(const PointwiseFunction<T, D>& gradient, const Shape& space, co
     if (into[k].tensor && !into[k].accumulate) gradients.add(k, fresh[k]);
 }
 
-/// The pointwise primitive: evaluates the wanted results of `function` over `space`, each summed to its shape. Its
-/// gradient is the same primitive applied to the function's gradient, so every order follows.
+/// The pointwise primitive: evaluates the wanted results of `function` over `space`, each summed to its shape, unless
+/// `known` gives them. Its gradient is the same primitive applied to the function's gradient, so every order follows.
 template <class T, class D>
 std::vector<Var<T, D>> pointwise(const PointwiseFunction<T, D>& function, const Shape& space,
                                  const std::vector<Var<T, D>>& inputs, const std::vector<Shape>& shapes,
-                                 const std::vector<bool>& wanted) {
-  std::vector<Tensor<T, D>> values;
-  for (const auto& v : inputs) values.push_back(v.value());
-  std::vector<Tensor<T, D>> tensors(shapes.size());
-  std::vector<PointwiseResult<T, D>> results(shapes.size());
-  for (std::size_t r = 0; r < shapes.size(); ++r) {
-    if (!wanted[r]) continue;
-    tensors[r] = Tensor<T, D>(shapes[r]);
-    results[r].tensor = &tensors[r];
+                                 const std::vector<bool>& wanted, const std::vector<Tensor<T, D>>& known = {}) {
+  std::vector<Tensor<T, D>> tensors = known;
+  if (known.empty()) {
+    std::vector<Tensor<T, D>> values;
+    for (const auto& v : inputs) values.push_back(v.value());
+    tensors.resize(shapes.size());
+    std::vector<PointwiseResult<T, D>> results(shapes.size());
+    for (std::size_t r = 0; r < shapes.size(); ++r) {
+      if (!wanted[r]) continue;
+      tensors[r] = Tensor<T, D>(shapes[r]);
+      results[r].tensor = &tensors[r];
+    }
+    evaluate<T>(function.kernel(), space, values, results);
   }
-  evaluate<T>(function.kernel(), space, values, results);
 
   return record_outputs<T, D>(
       "map", tensors, inputs,
-      [&function, space, inputs, shapes](std::span<const Var<T, D>> cotangents, Cotangents<T, D>& gradients) {
+      [&function, space, inputs](std::span<const Var<T, D>> cotangents, Cotangents<T, D>& gradients) {
         const PointwiseFunction<T, D>& gradient = function.gradient();
         std::vector<Var<T, D>> arguments;
         for (const auto& g : cotangents) arguments.push_back(g.defined() ? g : Var<T, D>(Tensor<T, D>(Shape{}, T{0})));
