@@ -253,12 +253,12 @@ struct Backend<Cuda> {
     return out;
   }
 
-  /// Numbers to the device's memory; equal ones by a launch, which may be captured.
+  /// Numbers to the device's memory, without waiting; equal ones by a launch, which may be captured.
   static void put(const std::vector<double>& numbers, double* there) {
     if (std::adjacent_find(numbers.begin(), numbers.end(), std::not_equal_to<>()) == numbers.end())
       Cuda::fill(there, std::ssize(numbers), numbers.front());
     else
-      Cuda::upload(there, numbers.data(), numbers.size() * sizeof(double));
+      cuda::Uploads::instance().start(there, Tensor<double, cuda::PageLocked>(Shape{std::ssize(numbers)}, numbers));
   }
 
   template <class T>

@@ -74,6 +74,7 @@ struct Runtime {
   SETTLE_FUNCTION(cudaGetErrorName);
   SETTLE_FUNCTION(cudaGetErrorString);
   SETTLE_FUNCTION(cudaGetDevice);
+  SETTLE_FUNCTION(cudaSetDevice);
   SETTLE_FUNCTION(cudaDeviceGetAttribute);
   SETTLE_FUNCTION(cudaDeviceSynchronize);
   SETTLE_FUNCTION(cudaStreamCreateWithFlags);

@@ -83,6 +83,8 @@ inline std::string map_body(const MapForm& form) {
   if (form.outer_axes == 0) out += "  (void)run;\n";
   for (std::size_t k = 0; k < n; ++k)
     if (used[k] && form.outer_axes > 0) out += "  x" + to_string(k) + " += " + operand_offset(form, k) + ";\n";
+  for (std::size_t k = 0; k < n; ++k)  // the compiler must take them for changed by each write
+    if (used[k] && form.inputs[k] == Step::none) out += "  const real c" + to_string(k) + " = x" + to_string(k) + "[0];\n";
   for (std::size_t r = 0; r < m; ++r) {
     if (form.put[r] == Put::sum)
       out += "  real total" + to_string(r) + " = 0;\n";
@@ -92,6 +94,7 @@ inline std::string map_body(const MapForm& form) {
   out += "  for (index i = begin + threadIdx.x; i < end; i += blockDim.x) {\n";
   out += print(form.lowered, "    ", [&](int k) {
     const auto input = static_cast<std::size_t>(k);
+    if (form.inputs[input] == Step::none) return "c" + to_string(k);
     return "x" + to_string(k) + element(form, form.inputs[input], input);
   });
   auto result = form.lowered.results.begin();
