@@ -14,6 +14,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "emulated_kernel.hpp"
@@ -24,7 +25,7 @@ int fake_error = 0, fake_devices = 1, fake_driver = CUDART_VERSION;
 int fake_launches = 0;  // of kernels that were run
 int fake_graph_launches = 0;
 int fake_late_uploads = 0;  // copies from the processor's memory wait for the next use of the stream
-size_t fake_memory = SIZE_MAX, fake_memory_held = 0;  // what the device has, and what is taken of it
+size_t fake_memory = SIZE_MAX, fake_memory_held = 0;  // what the device has, and what the pool holds of it
 unsigned fake_blocks = 0, fake_threads = 0;
 }
 
@@ -35,6 +36,10 @@ std::unordered_map<void*, std::size_t>& sizes() {
   static auto& all = *new std::unordered_map<void*, std::size_t>;
   return all;
 }
+
+/// The sizes of the blocks that were released: the pool holds them for requests of the same size. It can give back what
+/// it knows to be released, which it learns when the stream is waited for.
+std::unordered_multiset<std::size_t> released, known_released;
 
 cudaError_t answer() { return static_cast<cudaError_t>(fake_error); }
 
@@ -227,6 +232,7 @@ cudaError_t CUDARTAPI cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) 
 cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t stream) {
   if (emulated::captured_by(stream)) return cudaErrorStreamCaptureUnsupported;
   catch_up();
+  known_released.merge(released);
   return answer();
 }
 
@@ -292,19 +298,31 @@ cudaError_t CUDARTAPI cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
   return cudaSuccess;
 }
 cudaError_t CUDARTAPI cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
+cudaError_t CUDARTAPI cudaMemPoolTrimTo(cudaMemPool_t, size_t) {
+  for (const std::size_t bytes : known_released) fake_memory_held -= bytes;
+  known_released.clear();
+  return answer();
+}
 
 cudaError_t CUDARTAPI cudaMallocAsync(void** memory, size_t bytes, cudaStream_t stream) {
   if (emulated::captured_by(stream)) return cudaErrorStreamCaptureUnsupported;
-  if (bytes > fake_memory - fake_memory_held) return cudaErrorMemoryAllocation;
+  const auto reused = [bytes](auto& kept) {
+    const auto at = kept.find(bytes);
+    return at != kept.end() && (kept.erase(at), true);
+  };
+  if (!reused(released) && !reused(known_released)) {
+    if (bytes > fake_memory - fake_memory_held) return cudaErrorMemoryAllocation;
+    fake_memory_held += bytes;
+  }
   *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  sizes()[*memory] = bytes, fake_memory_held += bytes;
+  sizes()[*memory] = bytes;
   std::memset(*memory, 0xff, bytes);  // not-a-number: what is read must have been written
   return answer();
 }
 
 cudaError_t CUDARTAPI cudaFreeAsync(void* memory, cudaStream_t) {
   catch_up();
-  fake_memory_held -= sizes()[memory];
+  released.insert(sizes()[memory]);
   sizes().erase(memory);
   std::free(memory);
   return answer();

@@ -73,6 +73,12 @@ class Context {
   }
   /// Gives memory back once the stream has come so far.
   void release(void* data) { check(runtime_.cudaFreeAsync(data, stream_), "release memory"); }
+  /// Makes what was released free for any use: until then the driver may keep it for requests of the same size. Waits
+  /// for all that was asked for before.
+  void trim() {
+    check(runtime_.cudaStreamSynchronize(stream_), "finish the work asked for");
+    check(runtime_.cudaMemPoolTrimTo(pool_, 0), "trim the device's memory");
+  }
 
   void copy(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes, cudaMemcpyDeviceToDevice); }
   /// The processor's memory may be changed as soon as this returns. Waits for all that was asked for before: a device
@@ -115,10 +121,9 @@ class Context {
     for (cudaStream_t* stream : {&stream_, &captured_})
       check(runtime_.cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "make a stream");
     check(runtime_.cudaGetDevice(&device_), "find the current device");
-    cudaMemPool_t pool = nullptr;
-    check(runtime_.cudaDeviceGetDefaultMemPool(&pool, device_), "find the device's memory pool");
+    check(runtime_.cudaDeviceGetDefaultMemPool(&pool_, device_), "find the device's memory pool");
     std::uint64_t all = std::numeric_limits<std::uint64_t>::max();
-    check(runtime_.cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "keep the device's memory");
+    check(runtime_.cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &all), "keep the device's memory");
   }
 
   bool make_current() const {
@@ -153,6 +158,7 @@ class Context {
   CodeCache cache_;
   std::string architecture_;
   int device_ = 0;
+  cudaMemPool_t pool_ = nullptr;
   cudaStream_t stream_ = nullptr, captured_ = nullptr;
   std::mutex mutex_, capture_mutex_;
   std::unordered_map<std::string, std::unique_ptr<Program>> programs_;  ///< by the kernel's name

@@ -81,6 +81,7 @@ struct Runtime {
   SETTLE_FUNCTION(cudaStreamSynchronize);
   SETTLE_FUNCTION(cudaDeviceGetDefaultMemPool);
   SETTLE_FUNCTION(cudaMemPoolSetAttribute);
+  SETTLE_FUNCTION(cudaMemPoolTrimTo);
   SETTLE_FUNCTION(cudaMallocAsync);
   SETTLE_FUNCTION(cudaFreeAsync);
   SETTLE_FUNCTION(cudaMemcpyAsync);
