@@ -24,7 +24,7 @@ enum class Put { skip, assign, accumulate, sum };
 
 /// How a map is cut and indexed.
 struct MapOptions {
-  Index chunk = 4096;                   ///< the elements of the innermost axis for one block
+  Index chunk = 4096;                   ///< the most elements of the innermost axis for one block
   Index narrow_limit = Index{1} << 31;  ///< a space of this many elements has 64-bit positions
 };
 
@@ -274,7 +274,10 @@ class Map {
     }
     form.put = pass.put;
     form.wide = space.size() >= options.narrow_limit;
-    const Index inner = axes.extent.back(), length = std::max<Index>(1, std::min(options.chunk, inner));
+    // Small spaces are cut finer, lest most processors idle; but sums are not to depend on the extent of the batch.
+    const bool sums = std::find(form.put.begin(), form.put.end(), Put::sum) != form.put.end();
+    const Index chunk = sums ? options.chunk : std::min(options.chunk, std::max<Index>(256, space.size() / 1024));
+    const Index inner = axes.extent.back(), length = std::max<Index>(1, std::min(chunk, inner));
     const Index pieces = (inner + length - 1) / length;
     const Index runs = inner == 0 ? 0 : space.size() / inner, blocks = runs * pieces;
     pass.grid = {groups_of(1, blocks), 1, std::min(256u, std::max(32u, power_of_two_from((length + 3) / 4))), 1};
