@@ -267,9 +267,8 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendFinalize(cudnnBackendDescriptor_t descript
   if (!complete(node)) return CUDNN_STATUS_BAD_PARAM;
   if (node.type == CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR) {
     ++fake_searches;
-    const Use use(node.node(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)
-                      .get<cudnnHandle_t>(CUDNN_ATTR_OPERATIONGRAPH_HANDLE)
-                      .at(0));
+    const Use use(
+        node.node(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH).get<cudnnHandle_t>(CUDNN_ATTR_OPERATIONGRAPH_HANDLE).at(0));
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
     if (!served(node.node(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH))) return CUDNN_STATUS_NOT_SUPPORTED;
   }

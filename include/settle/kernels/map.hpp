@@ -84,7 +84,8 @@ inline std::string map_body(const MapForm& form) {
   for (std::size_t k = 0; k < n; ++k)
     if (used[k] && form.outer_axes > 0) out += "  x" + to_string(k) + " += " + operand_offset(form, k) + ";\n";
   for (std::size_t k = 0; k < n; ++k)  // the compiler must take them for changed by each write
-    if (used[k] && form.inputs[k] == Step::none) out += "  const real c" + to_string(k) + " = x" + to_string(k) + "[0];\n";
+    if (used[k] && form.inputs[k] == Step::none)
+      out += "  const real c" + to_string(k) + " = x" + to_string(k) + "[0];\n";
   for (std::size_t r = 0; r < m; ++r) {
     if (form.put[r] == Put::sum)
       out += "  real total" + to_string(r) + " = 0;\n";
