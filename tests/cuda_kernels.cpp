@@ -28,6 +28,7 @@ TEST_CASE("every kernel compiles for every architecture without a word, without 
   });
   for (std::size_t i = 0; i < architectures.size(); ++i) {
     CAPTURE(architectures[i]);
+    CHECK(binaries[i].said == "");
     CHECK(
         binaries[i].code.starts_with("\x7f"
                                      "ELF"));

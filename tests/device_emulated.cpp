@@ -5,10 +5,12 @@
 #include <cudnn_graph.h>
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "errors.hpp"
@@ -48,6 +50,27 @@ TEST_CASE("cuDNN is searched once for each convolution, and executes a determini
   CHECK(count("fake_executions") == executions + 5);
 }
 
+TEST_CASE("one thread at a time uses cuDNN's handle, to search plans and to execute them") {
+  cuda::Cudnn cudnn(cuda::libraries_folder());
+  const int& overlaps = *cudnn.library.find<int>("fake_overlaps");
+  const auto convolve = [](Index width) {
+    const cpu::ConvGeometry g{1, 1, 4, width, 1, 2, 2};
+    const Tensor<float, Cuda> x(Shape{g.in_size()}, 1.0f), w(Shape{g.weight_size()}, 1.0f);
+    Tensor<float, Cuda> y(Shape{g.out_size()});
+    cuda::conv_forward(g, x.data(), w.data(), y.mutable_data(), ConvAlgorithm::direct, w.derived());
+  };
+  const cuda::AllowTf32 other_plans_here;
+  convolve(3);
+  std::atomic<bool> done = false;
+  std::thread searching([&] {
+    for (Index width = 4; width < 9; ++width) convolve(width);
+    done = true;
+  });
+  while (!done) convolve(3);
+  searching.join();
+  CHECK(overlaps == 0);
+}
+
 TEST_CASE("memory that is kept for other sizes is given back before the device has too little") {
   cuda::Runtime runtime(cuda::libraries_folder());
   auto& limit = *runtime.library.find<std::size_t>("fake_memory");
@@ -61,6 +84,19 @@ TEST_CASE("memory that is kept for other sizes is given back before the device h
   CHECK(contains(error_of([] { Tensor<float, Cuda>(Shape{1 << 20}); }), "[cuda] could not allocate memory: "));
   CHECK(memory.use().current >= larger.bytes());
   limit = SIZE_MAX;
+}
+
+TEST_CASE("what is uploaded is what the processor's memory held then, however late the device reads it") {
+  cuda::Runtime runtime(cuda::libraries_folder());
+  int& late = *runtime.library.find<int>("fake_late_uploads");
+  late = 1;
+  Tensor<float> x(Shape{500}, 1.0f);
+  const auto there = to<Cuda>(x);
+  x.mutable_data()[0] = 2;
+  const auto of_temporary = Tensor<float, Cuda>(Shape{2}, std::vector<float>{3, 4});
+  CHECK(to<Cpu>(there).data()[0] == 1);
+  CHECK(to<Cpu>(of_temporary).data()[1] == 4);
+  late = 0;
 }
 
 TEST_CASE("memory that a batch is copied from is not used again before the device has copied it") {
@@ -98,5 +134,8 @@ int main(int count, char** arguments) {
                                   folder.path() / ("libcudnn.so." + std::to_string(CUDNN_MAJOR)));
   ::setenv("SETTLE_CUDA_LIBRARIES", folder.path().c_str(), 1);
   ::setenv("SETTLE_CACHE", SETTLE_EMULATED_CACHE, 1);
+  cuda::Runtime runtime(folder.path());  // the device of the thread that uses it first is the other threads', too
+  *runtime.library.find<int>("fake_devices") = 2;
+  runtime.cudaSetDevice(1);
   return doctest::Context(count, arguments).run();
 }

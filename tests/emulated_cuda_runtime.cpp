@@ -12,9 +12,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <set>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "emulated_kernel.hpp"
@@ -24,8 +24,8 @@ extern "C" {
 int fake_error = 0, fake_devices = 1, fake_driver = CUDART_VERSION;
 int fake_launches = 0;  // of kernels that were run
 int fake_graph_launches = 0;
-int fake_late_uploads = 0;  // copies from page-locked memory wait for the next use of the stream
-size_t fake_memory = SIZE_MAX, fake_memory_held = 0;  // what the device has, and what is taken of it
+int fake_late_uploads = 0;  // copies from the processor's memory wait for the next use of the stream
+size_t fake_memory = SIZE_MAX, fake_memory_held = 0;  // what the device has, and what the pool holds of it
 unsigned fake_blocks = 0, fake_threads = 0;
 }
 
@@ -37,17 +37,32 @@ std::unordered_map<void*, std::size_t>& sizes() {
   return all;
 }
 
+/// The sizes of the blocks that were released: the pool holds them for requests of the same size. It can give back what
+/// it knows to be released, which it learns when the stream is waited for.
+std::unordered_multiset<std::size_t> released, known_released;
+
 cudaError_t answer() { return static_cast<cudaError_t>(fake_error); }
 
-/// The copies from page-locked memory that the stream has not come to, and the number of those that it has.
+/// The calling thread's.
+int& current_device() {
+  thread_local int device = 0;
+  return device;
+}
+
+/// The copies from the processor's memory that the stream has not come to, and the number of those that it has.
 struct Upload {
   void* to;
   const void* from;
   std::size_t bytes;
 };
 std::vector<Upload> uploads;
-std::set<const void*> page_locked;
 std::size_t uploads_done = 0;
+
+/// The number of copies that were asked for before it.
+struct Event {
+  std::size_t copies;
+  int device;
+};
 
 void catch_up() {
   for (const Upload& upload : uploads) std::memcpy(upload.to, upload.from, upload.bytes);
@@ -187,7 +202,13 @@ const char* CUDARTAPI cudaGetErrorName(cudaError_t) { return "cudaErrorOfTheTest
 const char* CUDARTAPI cudaGetErrorString(cudaError_t) { return "an error of the test"; }
 
 cudaError_t CUDARTAPI cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device();
+  return answer();
+}
+
+cudaError_t CUDARTAPI cudaSetDevice(int device) {
+  if (device < 0 || device >= fake_devices) return cudaErrorInvalidDevice;
+  current_device() = device;
   return answer();
 }
 
@@ -205,12 +226,13 @@ cudaError_t CUDARTAPI cudaMallocManaged(void** memory, size_t bytes, unsigned) {
 cudaError_t CUDARTAPI cudaFree(void* memory) { return cudaFreeAsync(memory, nullptr); }
 
 cudaError_t CUDARTAPI cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = reinterpret_cast<cudaStream_t>(new emulated::Stream);  // for as long as the process
+  *stream = reinterpret_cast<cudaStream_t>(new emulated::Stream{nullptr, current_device()});  // for good
   return answer();
 }
 cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t stream) {
   if (emulated::captured_by(stream)) return cudaErrorStreamCaptureUnsupported;
   catch_up();
+  known_released.merge(released);
   return answer();
 }
 
@@ -247,26 +269,24 @@ cudaError_t CUDARTAPI cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t s
 
 cudaError_t CUDARTAPI cudaHostAlloc(void** memory, size_t bytes, unsigned) {
   *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  page_locked.insert(*memory);
   return answer();
 }
 cudaError_t CUDARTAPI cudaFreeHost(void* memory) {
-  page_locked.erase(memory);
   std::free(memory);
   return answer();
 }
 
-/// An event is the number of copies that were asked for before it.
 cudaError_t CUDARTAPI cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = reinterpret_cast<cudaEvent_t>(new std::size_t(0));
+  *event = reinterpret_cast<cudaEvent_t>(new Event{0, current_device()});
   return answer();
 }
-cudaError_t CUDARTAPI cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  *reinterpret_cast<std::size_t*>(event) = uploads_done + uploads.size();
+cudaError_t CUDARTAPI cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (reinterpret_cast<Event*>(event)->device != emulated::device_of(stream)) return cudaErrorInvalidResourceHandle;
+  reinterpret_cast<Event*>(event)->copies = uploads_done + uploads.size();
   return answer();
 }
 cudaError_t CUDARTAPI cudaEventQuery(cudaEvent_t event) {
-  return *reinterpret_cast<std::size_t*>(event) <= uploads_done ? answer() : cudaErrorNotReady;
+  return reinterpret_cast<Event*>(event)->copies <= uploads_done ? answer() : cudaErrorNotReady;
 }
 cudaError_t CUDARTAPI cudaEventSynchronize(cudaEvent_t) {
   catch_up();
@@ -278,19 +298,31 @@ cudaError_t CUDARTAPI cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
   return cudaSuccess;
 }
 cudaError_t CUDARTAPI cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
+cudaError_t CUDARTAPI cudaMemPoolTrimTo(cudaMemPool_t, size_t) {
+  for (const std::size_t bytes : known_released) fake_memory_held -= bytes;
+  known_released.clear();
+  return answer();
+}
 
 cudaError_t CUDARTAPI cudaMallocAsync(void** memory, size_t bytes, cudaStream_t stream) {
   if (emulated::captured_by(stream)) return cudaErrorStreamCaptureUnsupported;
-  if (bytes > fake_memory - fake_memory_held) return cudaErrorMemoryAllocation;
+  const auto reused = [bytes](auto& kept) {
+    const auto at = kept.find(bytes);
+    return at != kept.end() && (kept.erase(at), true);
+  };
+  if (!reused(released) && !reused(known_released)) {
+    if (bytes > fake_memory - fake_memory_held) return cudaErrorMemoryAllocation;
+    fake_memory_held += bytes;
+  }
   *memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  sizes()[*memory] = bytes, fake_memory_held += bytes;
+  sizes()[*memory] = bytes;
   std::memset(*memory, 0xff, bytes);  // not-a-number: what is read must have been written
   return answer();
 }
 
 cudaError_t CUDARTAPI cudaFreeAsync(void* memory, cudaStream_t) {
   catch_up();
-  fake_memory_held -= sizes()[memory];
+  released.insert(sizes()[memory]);
   sizes().erase(memory);
   std::free(memory);
   return answer();
@@ -300,7 +332,7 @@ cudaError_t CUDARTAPI cudaMemcpyAsync(void* to, const void* from, size_t bytes, 
                                       cudaStream_t stream) {
   if (emulated::captured_by(stream) && kind != cudaMemcpyDeviceToDevice) return cudaErrorStreamCaptureUnsupported;
   if (fake_error != 0) return answer();
-  if (fake_late_uploads && page_locked.contains(from)) {
+  if (fake_late_uploads && kind == cudaMemcpyHostToDevice) {
     uploads.push_back({to, from, bytes});
   } else {
     emulated::ask(stream, [=] {
@@ -361,6 +393,7 @@ cudaError_t CUDARTAPI cudaLibraryGetKernel(cudaKernel_t* kernel, cudaLibrary_t l
 
 cudaError_t CUDARTAPI cudaLaunchKernelExC(const cudaLaunchConfig_t* config, const void* function, void** arguments) {
   if (fake_error != 0) return answer();
+  if (emulated::device_of(config->stream) != current_device()) return cudaErrorInvalidResourceHandle;
   const dim3 grid = config->gridDim, block = config->blockDim;
   if (grid.x * grid.y * block.x * block.y == 0 || grid.y > 65535 || block.x * block.y > 1024)
     return cudaErrorInvalidConfiguration;

@@ -5,18 +5,23 @@
 #include <cudnn_graph.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "emulated_stream.hpp"
 
 struct cudnnContext {
   cudaStream_t stream = nullptr;
+  std::atomic<int> users = 0;
 };
+extern "C" int fake_overlaps;
 
 namespace {
 
@@ -65,6 +70,20 @@ std::size_t size_of(cudnnBackendAttributeType_t type) {
       return 4;
   }
 }
+
+/// A call's use of a handle, which no other thread may use meanwhile.
+class Use {
+ public:
+  explicit Use(cudnnHandle_t handle) : handle_(handle) {
+    if (handle_->users++ > 0) ++fake_overlaps;
+  }
+  ~Use() { --handle_->users; }
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
+ private:
+  cudnnHandle_t handle_;
+};
 
 constexpr std::int64_t workspace_bytes = 100, engines = 3;
 
@@ -187,6 +206,7 @@ void convolve(const Node& operation, const Node& pack) {
 
 extern "C" {
 int fake_executions = 0, fake_searches = 0, fake_descriptors = 0, fake_engine = -1;
+int fake_overlaps = 0;  // calls that used a handle while another thread did
 
 size_t CUDNNWINAPI cudnnGetVersion() { return CUDNN_VERSION; }
 const char* CUDNNWINAPI cudnnGetErrorString(cudnnStatus_t) { return "a status of the stand-in"; }
@@ -203,6 +223,7 @@ cudnnStatus_t CUDNNWINAPI cudnnDestroy(cudnnHandle_t handle) {
   return CUDNN_STATUS_SUCCESS;
 }
 cudnnStatus_t CUDNNWINAPI cudnnSetStream(cudnnHandle_t handle, cudaStream_t stream) {
+  const Use use(handle);
   handle->stream = stream;
   return CUDNN_STATUS_SUCCESS;
 }
@@ -246,6 +267,9 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendFinalize(cudnnBackendDescriptor_t descript
   if (!complete(node)) return CUDNN_STATUS_BAD_PARAM;
   if (node.type == CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR) {
     ++fake_searches;
+    const Use use(
+        node.node(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH).get<cudnnHandle_t>(CUDNN_ATTR_OPERATIONGRAPH_HANDLE).at(0));
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
     if (!served(node.node(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH))) return CUDNN_STATUS_NOT_SUPPORTED;
   }
   node.finished = true;
@@ -310,6 +334,7 @@ cudnnStatus_t CUDNNWINAPI cudnnBackendExecute(cudnnHandle_t handle, cudnnBackend
   const std::shared_ptr<Node>& engine =
       p.node(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG).nodes.at(CUDNN_ATTR_ENGINECFG_ENGINE).at(0);
   if (!workspace) return CUDNN_STATUS_BAD_PARAM_NULL_POINTER;
+  const Use use(handle);
   emulated::ask(handle->stream, [workspace, engine, kept] {
     std::memset(workspace, 0, workspace_bytes);
     convolve(operation_of(engine->node(CUDNN_ATTR_ENGINE_OPERATION_GRAPH)), *kept);

@@ -113,6 +113,25 @@ TEST_CASE("maps agree with plain evaluation: broadcasting, several results, sums
   }
 }
 
+TEST_CASE("a map over a small space is cut into many blocks; its sums are cut in the same way for any batch") {
+  constexpr auto twice = [](auto x) { return x + x; };
+  const auto blocks = [&](const Shape& space, const Shape& result) {
+    const std::vector<Shape> inputs{space};
+    const std::vector<kernels::Map<float>::Result> results{{Put::assign, result}};
+    const kernels::Map<float> map(expr::lower(expr::trace<std::remove_const_t<decltype(twice)>, 1>()), space, inputs,
+                                  results);
+    std::vector<unsigned> out;
+    map.run([&](const Kernel&, const kernels::Grid& grid, void**) { out.push_back(grid.blocks); },
+            std::vector<const float*>{nullptr}, std::vector<float*>{nullptr}, nullptr);
+    return out.front();
+  };
+  CHECK(blocks({100}, {100}) == 1);
+  CHECK(blocks({50, 1024}, {50, 1024}) == 200);
+  CHECK(blocks({1 << 22}, {1 << 22}) == 1024);
+  CHECK(blocks({1 << 26}, {1 << 26}) == 1 << 14);
+  for (const Index batch : {1, 50}) CHECK(blocks({batch, 5000}, {batch, 1}) == 2 * batch);
+}
+
 TEST_CASE("not-a-number passes through maps from either operand") {
   const auto map = kernel_cases::passing_case().map<float>();
   const float nan = std::numeric_limits<float>::quiet_NaN();

@@ -198,6 +198,7 @@ class MemoryOf {
       free.clear();
     }
     std::erase_if(blocks_, [](const auto& block) { return block->data == nullptr; });
+    if constexpr (requires { Device::trim(); }) Device::trim();
   }
 
   static std::size_t size_class(std::size_t bytes) {

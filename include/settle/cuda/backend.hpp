@@ -190,6 +190,7 @@ struct Backend<Cuda> {
   static double largest_magnitude(Index size, const T* x) {
     if (size == 0) return 0;
     const MemoryTag tag("workspace");
+    const Index piece = piece_of(size);
     const unsigned blocks = kernels::groups_of(piece, size);
     Tensor<T, Cuda> found(Shape{blocks}), largest(Shape{1});
     static const kernels::Kernel kernel = kernels::largest_magnitudes<T>();
@@ -216,7 +217,7 @@ struct Backend<Cuda> {
   static void sum_products(Index size, Index systems, bool squares, const T* x, const T* y, double* sums) {
     if (size == 0) return Cuda::fill(sums, systems, 0.0);
     const MemoryTag tag("workspace");
-    const Index length = size / systems, pieces = (length + piece - 1) / piece;
+    const Index length = size / systems, piece = piece_of(length), pieces = (length + piece - 1) / piece;
     Tensor<double, Cuda> totals(Shape{systems, pieces});
     static const kernels::Kernel kernel = kernels::sum_products<T>(), add = kernels::fold_sums<double>();
     cuda::launch(kernel, {kernels::groups_of(1, systems * pieces), 1, threads_for(std::min(length, piece)), 1},
@@ -227,7 +228,8 @@ struct Backend<Cuda> {
   }
 
  private:
-  static constexpr Index piece = 8192;  ///< the elements for one block of a sum
+  /// The elements for one block of a sum over so many: a system's sum is the same in any batch.
+  static Index piece_of(Index length) { return std::clamp<Index>(length / 64, 512, 8192); }
 
   /// The threads that share this many elements.
   static unsigned threads_for(Index count) {
@@ -259,12 +261,12 @@ struct Backend<Cuda> {
     return out;
   }
 
-  /// Numbers to the device's memory; equal ones by a launch, which may be captured.
+  /// Numbers to the device's memory, without waiting; equal ones by a launch, which may be captured.
   static void put(const std::vector<double>& numbers, double* there) {
     if (std::adjacent_find(numbers.begin(), numbers.end(), std::not_equal_to<>()) == numbers.end())
       Cuda::fill(there, std::ssize(numbers), numbers.front());
     else
-      Cuda::upload(there, numbers.data(), numbers.size() * sizeof(double));
+      cuda::Uploads::instance().start(there, Tensor<double, cuda::PageLocked>(Shape{std::ssize(numbers)}, numbers));
   }
 
   template <class T>

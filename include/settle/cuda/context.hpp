@@ -27,9 +27,12 @@ inline std::filesystem::path libraries_folder() {
 /// what it asks for goes to another stream, where it is written down.
 class Context {
  public:
-  /// The process-wide instance, made on first use. Throws Error with the probe's sentence where there is no device.
+  /// The process-wide instance, made on first use. Its device becomes the calling thread's current one: a thread begins
+  /// with device 0, from which another device's stream takes no launches. Throws Error with the probe's sentence where
+  /// there is no device.
   static Context& instance() {
     static Context* context = new Context;  // never destroyed: tensors may outlive any static's order
+    [[maybe_unused]] thread_local const bool current = context->make_current();
     return *context;
   }
 
@@ -71,10 +74,22 @@ class Context {
   }
   /// Gives memory back once the stream has come so far.
   void release(void* data) { check(runtime_.cudaFreeAsync(data, stream_), "release memory"); }
+  /// Makes what was released free for any use: until then the driver may keep it for requests of the same size. Waits
+  /// for all that was asked for before.
+  void trim() {
+    check(runtime_.cudaStreamSynchronize(stream_), "finish the work asked for");
+    check(runtime_.cudaMemPoolTrimTo(pool_, 0), "trim the device's memory");
+  }
 
   void copy(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes, cudaMemcpyDeviceToDevice); }
-  /// The processor's memory may be changed as soon as this returns.
+  /// The processor's memory may be changed as soon as this returns. Waits for all that was asked for before: a device
+  /// that reads pageable memory by itself may do so as late as it reads page-locked memory.
   void upload(void* to, const void* from, std::size_t bytes) {
+    start_upload(to, from, bytes);
+    synchronise();
+  }
+  /// Returns before the copy is made, which is of what page-locked memory holds when the stream comes to it.
+  void start_upload(void* to, const void* from, std::size_t bytes) {
     require_done("upload memory");
     copy(to, from, bytes, cudaMemcpyHostToDevice);
   }
@@ -106,12 +121,15 @@ class Context {
     architecture_ = cuda::architecture(runtime_);
     for (cudaStream_t* stream : {&stream_, &captured_})
       check(runtime_.cudaStreamCreateWithFlags(stream, cudaStreamNonBlocking), "make a stream");
-    int device = 0;
-    check(runtime_.cudaGetDevice(&device), "find the current device");
-    cudaMemPool_t pool = nullptr;
-    check(runtime_.cudaDeviceGetDefaultMemPool(&pool, device), "find the device's memory pool");
+    check(runtime_.cudaGetDevice(&device_), "find the current device");
+    check(runtime_.cudaDeviceGetDefaultMemPool(&pool_, device_), "find the device's memory pool");
     std::uint64_t all = std::numeric_limits<std::uint64_t>::max();
-    check(runtime_.cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "keep the device's memory");
+    check(runtime_.cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &all), "keep the device's memory");
+  }
+
+  bool make_current() const {
+    check(runtime_.cudaSetDevice(device_), "make the device the thread's current one");
+    return true;
   }
 
   void check(cudaError_t error, const char* what) const { cuda::check(runtime_, error, what); }
@@ -141,6 +159,8 @@ class Context {
   Nvrtc nvrtc_{libraries_folder()};
   CodeCache cache_;
   std::string architecture_;
+  int device_ = 0;
+  cudaMemPool_t pool_ = nullptr;
   cudaStream_t stream_ = nullptr, captured_ = nullptr;
   std::mutex mutex_, capture_mutex_;
   std::unordered_map<std::string, std::unique_ptr<Program>> programs_;  ///< by the program's name, or the kernel's

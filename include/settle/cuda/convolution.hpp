@@ -59,7 +59,7 @@ namespace detail {
 struct ProcessCudnn {
   Cudnn library{libraries_folder()};
   CudnnHandle handle{library, Context::instance().stream(false)};
-  std::mutex mutex;  ///< of executions: the handle works in one stream at a time
+  std::mutex mutex;  ///< of the handle: one thread at a time may search plans or execute them
   ConvPlans strict{library, handle};
   ConvPlans with_tf32{library, handle, {.tf32 = true}};
 };
@@ -76,10 +76,10 @@ template <Scalar T>
 bool by_cudnn(const cpu::ConvGeometry& g, ConvProduct product, const T* x, const T* w, const T* y) {
   ProcessCudnn* const cudnn = process_cudnn();
   if (!cudnn) return false;
+  const std::lock_guard lock(cudnn->mutex);
   const ConvPlan* const plan = (AllowTf32::allowed() ? cudnn->with_tf32 : cudnn->strict).find<T>(g, product);
   if (!plan) return false;
   auto workspace = cpu::detail::workspace<float, Cuda>((plan->workspace + 3) / 4);
-  const std::lock_guard lock(cudnn->mutex);
   cudnn->handle.work_in(Context::instance().stream());
   execute(cudnn->library, cudnn->handle, *plan, x, w, y, workspace.mutable_data());
   return true;

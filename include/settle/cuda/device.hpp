@@ -33,6 +33,7 @@ struct Cuda {
 
   static void* allocate(std::size_t bytes) { return cuda::Context::instance().allocate(bytes); }
   static void release(void* data, std::size_t) { cuda::Context::instance().release(data); }
+  static void trim() { cuda::Context::instance().trim(); }
   static void guard(void*, std::size_t, std::size_t) {}
 
   template <class T>

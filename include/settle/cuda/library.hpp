@@ -74,12 +74,14 @@ struct Runtime {
   SETTLE_FUNCTION(cudaGetErrorName);
   SETTLE_FUNCTION(cudaGetErrorString);
   SETTLE_FUNCTION(cudaGetDevice);
+  SETTLE_FUNCTION(cudaSetDevice);
   SETTLE_FUNCTION(cudaDeviceGetAttribute);
   SETTLE_FUNCTION(cudaDeviceSynchronize);
   SETTLE_FUNCTION(cudaStreamCreateWithFlags);
   SETTLE_FUNCTION(cudaStreamSynchronize);
   SETTLE_FUNCTION(cudaDeviceGetDefaultMemPool);
   SETTLE_FUNCTION(cudaMemPoolSetAttribute);
+  SETTLE_FUNCTION(cudaMemPoolTrimTo);
   SETTLE_FUNCTION(cudaMallocAsync);
   SETTLE_FUNCTION(cudaFreeAsync);
   SETTLE_FUNCTION(cudaMemcpyAsync);

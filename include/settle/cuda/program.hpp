@@ -51,7 +51,8 @@ class Program {
     config.gridDim = {grid.blocks, grid.blocks_y, 1};
     config.blockDim = {grid.threads, grid.threads_y, 1};
     config.stream = stream;
-    check(runtime_, runtime_.cudaLaunchKernelExC(&config, at->second, arguments), ("launch " + kernel.name).c_str());
+    const cudaError_t error = runtime_.cudaLaunchKernelExC(&config, at->second, arguments);
+    if (error != cudaSuccess) check(runtime_, error, ("launch " + kernel.name).c_str());
   }
 
  private:

@@ -55,7 +55,7 @@ class Uploads {
     std::lock_guard lock(mutex_);
     while (!running_.empty() && running_.front().copied.passed()) running_.pop_front();
     Upload upload{{}, std::make_shared<Tensor<T, PageLocked>>(from)};
-    Context::instance().upload(to, from.data(), from.bytes());
+    Context::instance().start_upload(to, from.data(), from.bytes());
     upload.copied.record();
     running_.push_back(std::move(upload));
   }

@@ -24,7 +24,7 @@ enum class Put { skip, assign, accumulate, sum };
 
 /// How a map is cut and indexed.
 struct MapOptions {
-  Index chunk = 4096;                   ///< the elements of the innermost axis for one block
+  Index chunk = 4096;                   ///< the most elements of the innermost axis for one block
   Index narrow_limit = Index{1} << 31;  ///< a space of this many elements has 64-bit positions
 };
 
@@ -83,6 +83,9 @@ inline std::string map_body(const MapForm& form) {
   if (form.outer_axes == 0) out += "  (void)run;\n";
   for (std::size_t k = 0; k < n; ++k)
     if (used[k] && form.outer_axes > 0) out += "  x" + to_string(k) + " += " + operand_offset(form, k) + ";\n";
+  for (std::size_t k = 0; k < n; ++k)  // the compiler must take them for changed by each write
+    if (used[k] && form.inputs[k] == Step::none)
+      out += "  const real c" + to_string(k) + " = x" + to_string(k) + "[0];\n";
   for (std::size_t r = 0; r < m; ++r) {
     if (form.put[r] == Put::sum)
       out += "  real total" + to_string(r) + " = 0;\n";
@@ -92,6 +95,7 @@ inline std::string map_body(const MapForm& form) {
   out += "  for (index i = begin + threadIdx.x; i < end; i += blockDim.x) {\n";
   out += print(form.lowered, "    ", [&](int k) {
     const auto input = static_cast<std::size_t>(k);
+    if (form.inputs[input] == Step::none) return "c" + to_string(k);
     return "x" + to_string(k) + element(form, form.inputs[input], input);
   });
   auto result = form.lowered.results.begin();
@@ -271,7 +275,10 @@ class Map {
     }
     form.put = pass.put;
     form.wide = space.size() >= options.narrow_limit;
-    const Index inner = axes.extent.back(), length = std::max<Index>(1, std::min(options.chunk, inner));
+    // Small spaces are cut finer, lest most processors idle; but sums are not to depend on the extent of the batch.
+    const bool sums = std::find(form.put.begin(), form.put.end(), Put::sum) != form.put.end();
+    const Index chunk = sums ? options.chunk : std::min(options.chunk, std::max<Index>(256, space.size() / 1024));
+    const Index inner = axes.extent.back(), length = std::max<Index>(1, std::min(chunk, inner));
     const Index pieces = (inner + length - 1) / length;
     const Index runs = inner == 0 ? 0 : space.size() / inner, blocks = runs * pieces;
     pass.grid = {groups_of(1, blocks), 1, std::min(256u, std::max(32u, power_of_two_from((length + 3) / 4))), 1};
