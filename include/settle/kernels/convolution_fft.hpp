@@ -61,7 +61,7 @@ __device__ inline Complex loaded(Stored v) { return {__uint_as_float(v << 16), _
 __device__ inline Stored stored(Complex v) { return rounded(v.x) | rounded(v.y) << 16; }
 )cuda";
   return std::string(R"cuda(
-struct Complex { float x, y; };
+struct alignas(8) Complex { float x, y; };  // lest each is read and written in two halves
 __device__ inline Complex operator+(Complex a, Complex b) { return {a.x + b.x, a.y + b.y}; }
 __device__ inline Complex operator-(Complex a, Complex b) { return {a.x - b.x, a.y - b.y}; }
 __device__ inline Complex operator*(Complex a, Complex b) { return {a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x}; }
@@ -120,20 +120,19 @@ template <bool inverse> __device__ inline void transform8(Complex* v) {
 }
 
 // exp(-2 pi i k / 64)
-__device__ const float root[64][2] = {)cuda";
+__device__ const Complex root[64] = {)cuda";
   for (int k = 0; k < 64; ++k) {
     const double angle = 2 * std::numbers::pi * k / 64;
     const auto number = [](double v) { return print(static_cast<double>(static_cast<float>(v))) + "f"; };
     out += (k ? ", {" : "{") + number(std::cos(angle)) + ", " + number(-std::sin(angle)) + "}";
   }
   return out + R"cuda(};
-__device__ inline Complex root_of(int k) { return {root[k][0], root[k][1]}; }
-
-const int row = 65;  // an odd distance, lest the columns fall on few banks
+const int row = 65;  // an odd distance, lest a column's values fall on few banks
 
 // One half of the transforms of all lines, each unit of work eight values of a line. Place 8 k + n of a line holds, after
 // the first half of a forward transform, frequency k of the values n, n + 8, ... A unit's n stands in its bits from `place`
-// on: 0 for rows; 6 for columns, where neighbouring threads take neighbouring columns.
+// on: 0 where rows are read from or written to the images; 6 where neighbouring threads take neighbouring columns, or
+// neighbouring rows of the tile, in which a thread's values lie side by side.
 template <bool inverse, bool roots, class Load, class Store>
 __device__ inline void half_transform(int place, Load load, Store store) {
   for (int unit = int(threadIdx.x); unit < 512; unit += int(blockDim.x)) {
@@ -142,7 +141,7 @@ __device__ inline void half_transform(int place, Load load, Store store) {
     transform8<inverse>(v);
     for (int i = 0; i < 8; ++i) {
       if (roots) {
-        const Complex w = root_of((unit >> place & 7) * i);
+        const Complex w = root[(unit >> place & 7) * i];
         v[i] = v[i] * (inverse ? conjugate(w) : w);
       }
       store(unit, i, v[i]);
@@ -184,8 +183,8 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* 
       0, [&](int unit, int i) { return Complex{read(first, unit >> 3, 8 * i + (unit & 7)), read(second, unit >> 3, 8 * i + (unit & 7))}; },
       [&](int unit, int i, Complex v) { s[(unit >> 3) * row + 8 * i + (unit & 7)] = v; });
   __syncthreads();
-  half_transform<false, false>(0, [&](int unit, int i) { return s[(unit >> 3) * row + 8 * (unit & 7) + i]; },
-                               [&](int unit, int i, Complex v) { s[(unit >> 3) * row + 8 * (unit & 7) + i] = v; });
+  half_transform<false, false>(6, [&](int unit, int i) { return s[(unit & 63) * row + 8 * (unit >> 6) + i]; },
+                               [&](int unit, int i, Complex v) { s[(unit & 63) * row + 8 * (unit >> 6) + i] = v; });
   __syncthreads();
   half_transform<false, true>(6, [&](int unit, int i) { return s[(8 * i + (unit >> 6)) * row + (unit & 63)]; },
                               [&](int unit, int i, Complex v) { s[(8 * i + (unit >> 6)) * row + (unit & 63)] = v; });
@@ -225,8 +224,8 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Stored*
   half_transform<true, false>(6, [&](int unit, int i) { return s[(8 * i + (unit >> 6)) * row + (unit & 63)]; },
                               [&](int unit, int i, Complex v) { s[(8 * i + (unit >> 6)) * row + (unit & 63)] = v; });
   __syncthreads();
-  half_transform<true, true>(0, [&](int unit, int i) { return s[(unit >> 3) * row + 8 * (unit & 7) + i]; },
-                             [&](int unit, int i, Complex v) { s[(unit >> 3) * row + 8 * (unit & 7) + i] = v; });
+  half_transform<true, true>(6, [&](int unit, int i) { return s[(unit & 63) * row + 8 * (unit >> 6) + i]; },
+                             [&](int unit, int i, Complex v) { s[(unit & 63) * row + 8 * (unit >> 6) + i] = v; });
   __syncthreads();
   // This thread's few values are summed about the first of them.
   float origin = 0.0f, sum = 0.0f, squares = 0.0f;
