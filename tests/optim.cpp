@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "errors.hpp"
 #include "settle/optim/clip.hpp"
 #include "settle/optim/schedule.hpp"
 #include "settle/optim/sgd.hpp"
