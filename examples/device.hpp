@@ -3,8 +3,8 @@
 
 #include "settle/core/error.hpp"
 
-// The device that an example computes on. One source, a program for each device: most who run it need one, and each takes
-// its time to compile.
+// The device that an example computes on. One source, a program for each device: most who run it need one, and each
+// takes its time to compile.
 #ifdef EXAMPLE_CUDA
 #include "settle/cuda/cuda.hpp"
 using Device = settle::Cuda;

@@ -153,7 +153,8 @@ class Comparer {
 };
 
 template <settle::Scalar T, class Model>
-void compare_gradients(const SafetensorsFile& file, const Var<T, Device>& total, const Model& model, Comparer<T>& comparer) {
+void compare_gradients(const SafetensorsFile& file, const Var<T, Device>& total, const Model& model,
+                       Comparer<T>& comparer) {
   const auto gradients = settle::grad(total, settle::parameters<Var<T, Device>>(model));
   const auto names = settle::parameter_names(model);
   for (std::size_t k = 0; k < names.size(); ++k)
@@ -213,8 +214,9 @@ Comparison compare_feed_forward(const std::string& path, const SafetensorsFile& 
   comparer.add("penalty", Tensor<T, Device>(Shape{}, T{0}));
   comparer.add("total", total.value());
   compare_gradients(file, total, taped, comparer);
-  taped.buffers(
-      [&](const std::string& name, const Var<T, Device>& buffer) { comparer.add("buffer_after." + name, buffer.value()); });
+  taped.buffers([&](const std::string& name, const Var<T, Device>& buffer) {
+    comparer.add("buffer_after." + name, buffer.value());
+  });
   return std::move(comparer).result();
 }
 

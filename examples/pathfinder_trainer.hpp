@@ -142,7 +142,8 @@ class PathfinderTrainer {
       const std::string found = options_.texts()[name];
       if (wanted != given.end() && asked != found) differing += " " + name + " is " + found + ", not " + asked + ";";
     });
-    settle::require(differing.empty(), "train", "the checkpoint in ", folder.string(), " has other options:", differing);
+    settle::require(differing.empty(), "train", "the checkpoint in ", folder.string(),
+                    " has other options:", differing);
     options_.check();
     pathfinder_.emplace(options_.task());
     policy_ = options_.policy();
@@ -170,7 +171,8 @@ class PathfinderTrainer {
   double seconds() const { return seconds_before_ + seconds_since(start_); }
   std::filesystem::path checkpoint() const { return folder_ / "checkpoint.safetensors"; }
 
-  /// One step, and the validation when its turn has come. Returns the step's loss. Throws Error when that is not finite.
+  /// One step, and the validation when its turn has come. Returns the step's loss. Throws Error when that is not
+  /// finite.
   double step() {
     const TrainingStep done = training_step(net_, adam_, batches_->next(), policy_, options_.penalty_weight);
     settle::require(std::isfinite(done.loss), "train", "the loss is ", done.loss, " at step ", step_ + 1);

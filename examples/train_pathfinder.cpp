@@ -38,8 +38,8 @@ std::string usage() {
 void train(PathfinderTrainer& trainer, const Limits& limits) {
   const double end = trainer.seconds() + 60 * limits.minutes;
   const auto show = [&](double loss, bool last) {
-    std::string line = text("%.0f s  step %lld  loss %.5f", trainer.seconds(),
-                            static_cast<long long>(trainer.steps()), loss);
+    std::string line =
+        text("%.0f s  step %lld  loss %.5f", trainer.seconds(), static_cast<long long>(trainer.steps()), loss);
     if (const auto& v = trainer.validation())
       line += text("  held out: F1 %.4f, IoU %.4f, balanced accuracy %.4f", v->f1(), v->iou(), v->balanced_accuracy());
     show_progress(line, last);

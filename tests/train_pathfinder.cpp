@@ -18,10 +18,10 @@ namespace fs = std::filesystem;
 
 namespace {
 
-const std::map<std::string, std::string> tiny{
-    {"kernel", "3"},         {"orientations", "2"}, {"steps", "3"},          {"terms", "2"},
-    {"batch", "2"},          {"size", "16"},        {"window", "96"},        {"contour-length", "2"},
-    {"distractors", "0"},    {"rate", "0.01"},      {"validate-every", "2"}, {"validation-images", "3"}};
+const std::map<std::string, std::string> tiny{{"kernel", "3"},  {"orientations", "2"},   {"steps", "3"},
+                                              {"terms", "2"},   {"batch", "2"},          {"size", "16"},
+                                              {"window", "96"}, {"contour-length", "2"}, {"distractors", "0"},
+                                              {"rate", "0.01"}, {"validate-every", "2"}, {"validation-images", "3"}};
 
 std::string bytes_of(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);

@@ -53,8 +53,9 @@ void load_values(const SafetensorsFile& file, const std::string& prefix, M& modu
 
 }  // namespace detail
 
-/// Gives a module, on whichever device, the parameters that a file holds as prefix + name, converted to its scalar type.
-/// Throws Error, and changes nothing, where one is missing or has another shape, or where the prefix names others.
+/// Gives a module, on whichever device, the parameters that a file holds as prefix + name, converted to its scalar
+/// type. Throws Error, and changes nothing, where one is missing or has another shape, or where the prefix names
+/// others.
 template <class M>
 void load_parameters(const SafetensorsFile& file, const std::string& prefix, M& module) {
   detail::load_values(file, prefix, module, [](M& m, const auto& visit) { m.parameters(visit); });
