@@ -145,7 +145,6 @@ class PathfinderTrainer {
     settle::require(differing.empty(), "train", "the checkpoint in ", folder.string(),
                     " has other options:", differing);
     options_.check();
-    pathfinder_.emplace(options_.task());
     policy_ = options_.policy();
     net_ = settle::hgru_net<float, Device>(
         {.kernel = options_.kernel, .orientations = options_.orientations, .seed = options_.seed});
@@ -158,6 +157,7 @@ class PathfinderTrainer {
       read_option(saved->path() + ": seconds", saved->metadata["seconds"], seconds_before_);
       read_option(saved->path() + ": metrics_bytes", saved->metadata["metrics_bytes"], metrics_bytes);
     }
+    pathfinder_.emplace(options_.task());
     std::filesystem::create_directories(folder);
     metrics_.emplace(folder / "metrics.jsonl", metrics_bytes);
     batches_.emplace([this, first = step_](settle::Index k) { return staged(images((first + k) * options_.batch)); });
