@@ -17,16 +17,17 @@
 #   REHEARSAL=1       the smallest sizes, and PyTorch on the CPU: checks this script where SETTLE_CUDA_LIBRARIES names a
 #                     folder of stand-ins, or costs little on a GPU
 set -uo pipefail
-cd "$(dirname "$0")/.."
 toolkit=${CUDA_HOME:-/usr/local/cuda}
-headers=${1:-/usr/include/eigen3}
+headers=$(realpath -m "${1:-/usr/include/eigen3}")
 budget=${BUDGET:-590}
 python=${PYTHON:-python3}
 sanitizer=${SANITIZER:-$toolkit/bin/compute-sanitizer}
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
-export out=${OUT:-$temporary/out} build=${BUILD:-$temporary/build}
+out=$(realpath -m "${OUT:-$temporary/out}") build=$(realpath -m "${BUILD:-$temporary/build}")
+export out build
 mkdir -p "$out" "$build"
+cd "$(dirname "$0")/.." || exit 1
 export SETTLE_REQUIRE_GPU=1
 
 optimised=-O2
@@ -117,7 +118,7 @@ item() {
     report PASS "$name"
   elif [ $status -ne 124 ]; then
     report FAIL "$name: status $status, see $4.txt"
-  elif [ $limit -lt $left ]; then
+  elif [ "$limit" -lt "$left" ]; then
     report FAIL "$name: not done after $limit s"
   else
     report "NOT RUN" "$name: the time was over before it was done"
@@ -197,6 +198,7 @@ item "recorded steps in float64, to 1e-9" parity_cuda 60 parity_float64 \
 item "recorded steps in float32 without TF32, to 2e-4" parity_cuda 60 parity_float32 \
   "$build/parity_cuda" --device cuda --float32 data/parity/*.safetensors
 item "a training goes on from its checkpoint to the same bits" train_pathfinder_cuda 60 same_bits same_bits "$temporary"
+# shellcheck disable=SC2086
 item "a training stops on a signal and goes on" train_pathfinder_cuda $((2 * burst + 60)) training \
   go_on "$out/training" $burst $training
 if ! missing "a training moves to the CPU and back" train_pathfinder; then
