@@ -325,7 +325,9 @@ def on_device(options):
     if device == "cuda" and not torch.cuda.is_available():
         sys.exit("compare_torch.py --device cuda needs a GPU that PyTorch can use, and found none")
     torch.backends.cudnn.benchmark = True
-    torch._functorch.config.donated_buffer = False  # the compiled cell is differentiated fifteen times
+    from torch._functorch import config
+
+    config.donated_buffer = False  # the compiled cell is differentiated fifteen times
     model = model_ratios(options.write) if options.write else {}
     start = time.perf_counter()
     header = ["kernel", "part", *(f"PyTorch {mode}, ms" for mode in MODES), "settle TF32, ms", "settle float32, ms",
