@@ -106,7 +106,7 @@ if is_present libclang-rt; then
   export CXX=clang++
   sanitized=build-clang-sanitize
 fi
-build $sanitized checked_programs examples/parity examples/quickstart -- -Dexamples=enabled "${sanitize[@]}" && run_all $sanitized
+build $sanitized checked_programs examples/parity examples/quickstart examples/train_pathfinder -- -Dexamples=enabled "${sanitize[@]}" && run_all $sanitized
 
 echo "Everything took $SECONDS s."
 echo "$passed passed, $failed failed, $skipped skipped"
