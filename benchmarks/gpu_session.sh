@@ -51,7 +51,7 @@ has_header() {
 #error
 #endif" | g++ "${flags[@]}" -E -x c++ - > /dev/null 2>&1 && found[$1]=yes
   fi
-  [ ${found[$1]} = yes ]
+  [ "${found[$1]}" = yes ]
 }
 
 # `program NAME "HEADERS" "FLAGS" SOURCE...` starts to compile the sources of a program.
