@@ -118,8 +118,8 @@ class LineFile {
 class PathfinderTrainer {
  public:
   /// A new training, or with `resume` the one of the folder's checkpoint: `given` are then those options that must be
-  /// the checkpoint's, by name. Throws Error, and changes nothing in the folder, where a new training finds a
-  /// checkpoint, and where a checkpoint is damaged, another program's, or of other options.
+  /// the checkpoint's, by name. Throws Error, and changes nothing in the folder, where a new training finds
+  /// one there, and where a checkpoint is damaged, another program's, or of other options.
   PathfinderTrainer(const std::filesystem::path& folder, bool resume, const std::map<std::string, std::string>& given)
       : folder_(folder) {
     std::optional<settle::SafetensorsFile> saved;
@@ -128,9 +128,9 @@ class PathfinderTrainer {
       settle::require(saved->metadata["program"] == program, "train", saved->path(),
                       ": expected a checkpoint of train_pathfinder, found another file");
     } else {
-      std::error_code error;
-      settle::require(!std::filesystem::exists(checkpoint(), error), "train", checkpoint().string(),
-                      " is there already: go on with it (--resume), or choose another folder");
+      for (const auto& path : {checkpoint(), metrics_path()})
+        settle::require(!std::filesystem::exists(path), "train", path.string(),
+                        " is there already: go on with that training (--resume), or choose another folder");
     }
     std::string differing;
     options_.each([&](const std::string& name, auto& value) {
@@ -159,7 +159,7 @@ class PathfinderTrainer {
     }
     pathfinder_.emplace(options_.task());
     std::filesystem::create_directories(folder);
-    metrics_.emplace(folder / "metrics.jsonl", metrics_bytes);
+    metrics_.emplace(metrics_path(), metrics_bytes);
     batches_.emplace([this, first = step_](settle::Index k) { return staged(images((first + k) * options_.batch)); });
   }
   PathfinderTrainer(const PathfinderTrainer&) = delete;
@@ -170,6 +170,7 @@ class PathfinderTrainer {
   /// The time spent so far, that before the checkpoint included.
   double seconds() const { return seconds_before_ + seconds_since(start_); }
   std::filesystem::path checkpoint() const { return folder_ / "checkpoint.safetensors"; }
+  std::filesystem::path metrics_path() const { return folder_ / "metrics.jsonl"; }
 
   /// One step, and the validation when its turn has come. Returns the step's loss. Throws Error when that is not
   /// finite.

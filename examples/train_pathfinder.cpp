@@ -5,6 +5,7 @@
 #include <exception>
 #include <functional>
 #include <limits>
+#include <optional>
 
 #include "pathfinder_trainer.hpp"
 
@@ -37,20 +38,20 @@ std::string usage() {
 
 void train(PathfinderTrainer& trainer, const Limits& limits) {
   const double end = trainer.seconds() + 60 * limits.minutes;
-  const auto show = [&](double loss, bool last) {
-    std::string line =
-        text("%.0f s  step %lld  loss %.5f", trainer.seconds(), static_cast<long long>(trainer.steps()), loss);
+  std::optional<double> loss;
+  const auto show = [&](bool last) {
+    std::string line = text("%.0f s  step %lld", trainer.seconds(), static_cast<long long>(trainer.steps()));
+    if (loss) line += text("  loss %.5f", *loss);
     if (const auto& v = trainer.validation())
       line += text("  held out: F1 %.4f, IoU %.4f, balanced accuracy %.4f", v->f1(), v->iou(), v->balanced_accuracy());
     show_progress(line, last);
   };
-  double loss = 0;
   while (trainer.steps() < limits.training_steps && trainer.seconds() < end && !stop_asked) {
     loss = trainer.step();
-    show(loss, false);
+    show(false);
     if (trainer.steps() % limits.checkpoint_every == 0) trainer.save();
   }
-  show(loss, true);
+  show(true);
   trainer.save();
   std::printf("%s after %lld steps; %s holds all that --resume needs\n",
               trainer.steps() < limits.training_steps ? "stopped" : "done", static_cast<long long>(trainer.steps()),

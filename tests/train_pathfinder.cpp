@@ -115,9 +115,12 @@ TEST_CASE("a checkpoint that cannot be gone on with is told, and the folder stay
   CHECK(contains(refusal(good, true, {{"kernel", "5"}, {"seed", "1"}, {"size", "32"}}),
                  "has other options: kernel is 3, not 5; size is 16, not 32;"));
   CHECK(contains(refusal(good, true, {{"kernel", "five"}}), "--kernel: expected a whole number, got 'five'"));
-  CHECK(contains(refusal(good, false, tiny), "is there already"));
+  CHECK(contains(refusal(good, false, tiny), "checkpoint.safetensors is there already"));
   fs::resize_file(lines, 10);
   CHECK(contains(error_of([&] { PathfinderTrainer(folder.path(), true, {}); }), "expected at least the"));
+  CHECK(fs::file_size(lines) == 10);
+  fs::remove(checkpoint);
+  CHECK(contains(error_of([&] { PathfinderTrainer(folder.path(), false, tiny); }), "metrics.jsonl is there already"));
   CHECK(fs::file_size(lines) == 10);
 }
 
