@@ -175,7 +175,9 @@ def ours(program, case, repeat, more=()):
     command = [program, "--json", "--whole", "--model", model, "--algorithm", algorithm, "--kernel", kernel, "--size",
                size, "--batch", batch, "--threads", threads, "--steps", steps, "--neumann", PRODUCTS, "--repeat",
                repeat, *more]
-    done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{program} ended with status {done.returncode}: {done.stderr}")
     return json.loads(done.stdout)
 
 

@@ -11,7 +11,7 @@
 # 3: nothing failed, but something was not run.
 #
 #   OUT=FOLDER        where logs, summary, docs/gpu.md with its table, checkpoint and metrics are left
-#   BUILD=FOLDER      programs stay there, and are not compiled again while no source is newer
+#   BUILD=FOLDER      programs and kernels stay there; programs are not compiled again while no source is newer
 #   BUDGET=SECONDS    in place of 590
 #   PYTHON=PROGRAM    in place of python3
 #   REHEARSAL=1       the smallest sizes, and PyTorch on the CPU: checks this script where SETTLE_CUDA_LIBRARIES names a
@@ -28,7 +28,7 @@ out=$(realpath -m "${OUT:-$temporary/out}") build=$(realpath -m "${BUILD:-$tempo
 export out build
 mkdir -p "$out" "$build"
 cd "$(dirname "$0")/.." || exit 1
-export SETTLE_REQUIRE_GPU=1
+export SETTLE_REQUIRE_GPU=1 SETTLE_CACHE=${SETTLE_CACHE:-$build/kernels}
 
 compare=(--kernels 15 5 9 3 --rounds 2) convolutions=() burst=30
 export training="--validate-every 50" small="--size 32 --window 112 --contour-length 3 --distractors 1 --kernel 5 --orientations 2 --batch 4 --steps 6 --terms 4"
