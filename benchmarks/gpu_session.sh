@@ -10,7 +10,8 @@
 # Ends with a line for each item, PASS, FAIL or NOT RUN with the reason. Status 0: everything passed; 1: something failed;
 # 3: nothing failed, but something was not run.
 #
-#   OUT=FOLDER        where logs, summary, docs/gpu.md with its table, checkpoint and metrics are left
+#   OUT=FOLDER        where logs, summary, docs/gpu.md with its table, checkpoint and metrics are left; a training that is
+#                     there goes on
 #   BUILD=FOLDER      programs and kernels stay there; programs are not compiled again while no source is newer
 #   BUDGET=SECONDS    in place of 590
 #   PYTHON=PROGRAM    in place of python3
@@ -143,16 +144,20 @@ some_cases() {
   [ $status -eq 0 ] && ! grep -q 'test cases: *0 ' <<< "$log"
 }
 
-# `go_on FOLDER SECONDS OPTION...`: stopped by a signal, a training goes on from its checkpoint.
+# `go_on FOLDER SECONDS OPTION...`: stopped by a signal, a training goes on from its checkpoint; so does one that an
+# earlier session left in the folder.
 go_on() {
-  local folder=$1 seconds=$2 first both
-  timeout --preserve-status -s TERM "$seconds" "$build/train_pathfinder_cuda" --output "$folder" "${@:3}" || return 1
-  first=$(grep -c '"loss"' "$folder/metrics.jsonl")
-  timeout --preserve-status -s TERM "$seconds" "$build/train_pathfinder_cuda" --resume "$folder" || return 1
-  both=$(grep -c '"loss"' "$folder/metrics.jsonl")
-  echo "$first steps, then $((both - first)) more; the last lines of metrics.jsonl:"
+  local folder=$1 seconds=$2 start=--output counts=()
+  steps() { grep -c '"loss"' "$folder/metrics.jsonl" 2> /dev/null || true; }
+  if [ -f "$folder/checkpoint.safetensors" ]; then start=--resume; fi
+  counts+=("$(steps)")
+  for start in $start --resume; do
+    timeout --preserve-status -s TERM "$seconds" "$build/train_pathfinder_cuda" $start "$folder" "${@:3}" || return 1
+    counts+=("$(steps)")
+  done
+  echo "steps before, in between and after: ${counts[*]}; the last lines of metrics.jsonl:"
   tail -n 3 "$folder/metrics.jsonl"
-  [ "$first" -gt 0 ] && [ "$both" -gt "$first" ]
+  [ "${counts[1]}" -gt "${counts[0]:-0}" ] && [ "${counts[2]}" -gt "${counts[1]}" ]
 }
 
 # The numbers of a safetensors file: what follows its header.
