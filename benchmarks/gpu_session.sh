@@ -151,8 +151,8 @@ go_on() {
   steps() { grep -c '"loss"' "$folder/metrics.jsonl" 2> /dev/null || true; }
   if [ -f "$folder/checkpoint.safetensors" ]; then start=--resume; fi
   counts+=("$(steps)")
-  for start in $start --resume; do
-    timeout --preserve-status -s TERM "$seconds" "$build/train_pathfinder_cuda" $start "$folder" "${@:3}" || return 1
+  for start in "$start" --resume; do
+    timeout --preserve-status -s TERM "$seconds" "$build/train_pathfinder_cuda" "$start" "$folder" "${@:3}" || return 1
     counts+=("$(steps)")
   done
   echo "steps before, in between and after: ${counts[*]}; the last lines of metrics.jsonl:"
