@@ -103,17 +103,24 @@ void read_option(const std::string& name, const std::string& from, Value& to) {
   }
 }
 
+/// What is done with an option's value, by the option's name.
+using Options = std::map<std::string, std::function<void(const std::string&)>>;
+
+/// An option whose value is read into one or more variables.
+template <class... Values>
+Options::value_type option(const char* name, Values&... to) {
+  return {name, [name, &to...](const std::string& value) { (read_option(name, value, to), ...); }};
+}
+
 /// Hands each option's value on: "--name value" to known.at("--name")(value). Anything else ends the program with its
 /// usage.
-inline void read_command_line(int count, char** words,
-                              const std::map<std::string, std::function<void(const std::string&)>>& known,
-                              const std::string& usage) {
+inline void read_command_line(int count, char** words, const Options& known, const std::string& usage) {
   for (int k = 1; k < count; k += 2) {
-    const auto option = known.find(words[k]);
-    if (option == known.end() || k + 1 == count) {
+    const auto found = known.find(words[k]);
+    if (found == known.end() || k + 1 == count) {
       std::fputs(usage.c_str(), stdout);
       std::exit(std::string(words[k]) == "--help" ? 0 : 2);
     }
-    option->second(words[k + 1]);
+    found->second(words[k + 1]);
   }
 }

@@ -376,21 +376,20 @@ constexpr const char* usage =
 
 Settings parse(int count, char** words) {
   Settings s;
-  const auto into = [](auto&... to) { return [&](const std::string& v) { (read_option("quickstart", v, to), ...); }; };
   read_command_line(count, words,
-                    {{"--output", into(s.output)},
-                     {"--seed", into(s.seed, s.model.seed)},
-                     {"--training-steps", into(s.training_steps)},
-                     {"--batch", into(s.batch)},
-                     {"--kernel", into(s.model.kernel)},
-                     {"--orientations", into(s.model.orientations)},
-                     {"--rate", into(s.rate)},
-                     {"--penalty-weight", into(s.penalty_weight)},
-                     {"--size", into(s.task.size)},
-                     {"--window", into(s.task.window)},
-                     {"--distractors", into(s.task.distractors)},
-                     {"--training-images", into(s.training_images)},
-                     {"--held-out-images", into(s.held_out_images)},
+                    {option("--output", s.output),
+                     option("--seed", s.seed, s.model.seed),
+                     option("--training-steps", s.training_steps),
+                     option("--batch", s.batch),
+                     option("--kernel", s.model.kernel),
+                     option("--orientations", s.model.orientations),
+                     option("--rate", s.rate),
+                     option("--penalty-weight", s.penalty_weight),
+                     option("--size", s.task.size),
+                     option("--window", s.task.window),
+                     option("--distractors", s.task.distractors),
+                     option("--training-images", s.training_images),
+                     option("--held-out-images", s.held_out_images),
                      {"--device", [](const std::string& v) { expect_device("quickstart", v); }}},
                     usage);
   for (Index value : {s.training_steps, s.batch, s.training_images, s.held_out_images})

@@ -67,17 +67,13 @@ int main(int count, char** words) {
     Limits limits;
     int threads = settle::ThreadPool::default_threads();
     std::map<std::string, std::string> given;
-    const auto into = [](const char* name, auto& to) {
-      return std::pair(name, [name, &to](const std::string& v) { read_option(name, v, to); });
-    };
-    std::map<std::string, std::function<void(const std::string&)>> known{
-        into("--output", folder),
-        into("--training-steps", limits.training_steps),
-        into("--minutes", limits.minutes),
-        into("--checkpoint-every", limits.checkpoint_every),
-        into("--threads", threads),
-        {"--resume", [&](const std::string& v) { folder = v, resume = true; }},
-        {"--device", [](const std::string& v) { expect_device("train_pathfinder", v); }}};
+    Options known{option("--output", folder),
+                  option("--training-steps", limits.training_steps),
+                  option("--minutes", limits.minutes),
+                  option("--checkpoint-every", limits.checkpoint_every),
+                  option("--threads", threads),
+                  {"--resume", [&](const std::string& v) { folder = v, resume = true; }},
+                  {"--device", [](const std::string& v) { expect_device("train_pathfinder", v); }}};
     for (const auto& [name, value] : TrainingOptions().texts())
       known["--" + name] = [&, name = name](const std::string& v) { given[name] = v; };
     read_command_line(count, words, known, usage());
