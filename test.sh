@@ -105,7 +105,7 @@ if is_present libclang-rt; then
   export CXX=clang++
   sanitized=build-clang-sanitize
 fi
-build $sanitized checked_programs examples/parity examples/quickstart -- -Dexamples=enabled "${sanitize[@]}" && add_all $sanitized
+build $sanitized checked_programs examples/parity examples/quickstart examples/train_pathfinder -- -Dexamples=enabled "${sanitize[@]}" && add_all $sanitized
 
 export CXX=g++
 build build all -- --buildtype=release -Dexamples=enabled && add_all build

@@ -3,6 +3,7 @@
 
     compare_torch.py [--program build/benchmarks/hgru_step] [--rounds 3] [--seconds 30] [--write docs/performance.md]
                      CASE ...
+    compare_torch.py --device cuda [--kernels 15 9 5 3] [--batch 128] [--size 150] [--write docs/gpu.md]
 
 A case is MODEL:ALGORITHM:KERNEL:SIZE:BATCH:THREADS, such as hgru:crbp:15:150:1:2. Prints a table of medians in
 seconds; with --write it replaces the text between the markers "steps:begin" and "steps:end" of a file. PyTorch's peak
@@ -13,6 +14,13 @@ round after --seconds; where PyTorch takes more than 4 s, its first step counts 
 The PyTorch side does the same work: for rbp and crbp 20 steps, the last of them recorded, 15 vector-Jacobian products,
 one backward pass, and for crbp the penalty with its second derivative; for bptt and cbptt 6 recorded steps. Both sides
 end with Adam.
+
+With --device cuda the sides meet on a GPU: a convolution alone, one step of the hGRU's cell (nothing recorded), the
+pointwise part of that (the step less its two k x k and two 1 x 1 convolutions, each measured alone), and a whole C-RBP
+step. PyTorch three ways: eager with TF32, eager in strict float32, compiled with TF32; a ratio takes settle's time at
+the same precision. The table goes between the markers "torch:begin" and "torch:end"; the model's ratios are read from
+the same file's table between "model:begin" and "model:end". --rehearse does all that on the CPU, for checking this
+program: its figures say nothing about a GPU. Status 3: kernels were left out for want of time.
 """
 import argparse
 import gc
@@ -23,9 +31,12 @@ import subprocess
 import sys
 import time
 
-import torch
-from torch import nn
-from torch.nn import functional
+try:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+except ImportError:
+    sys.exit("compare_torch.py needs PyTorch, which this Python does not have")
 
 STEPS, PRODUCTS, UNROLLED = 20, 15, 6
 
@@ -158,13 +169,15 @@ class Torch:
         return clock() - start
 
 
-def ours(program, case, repeat):
+def ours(program, case, repeat, more=()):
     model, algorithm, kernel, size, batch, threads = case
     steps = STEPS if algorithm in ("rbp", "crbp") else UNROLLED
     command = [program, "--json", "--whole", "--model", model, "--algorithm", algorithm, "--kernel", kernel, "--size",
                size, "--batch", batch, "--threads", threads, "--steps", steps, "--neumann", PRODUCTS, "--repeat",
-               repeat]
-    done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
+               repeat, *more]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{program} ended with status {done.returncode}: {done.stderr}")
     return json.loads(done.stdout)
 
 
@@ -185,14 +198,204 @@ def processor():
     return f"{len(names)} cores of {names[0]}" if names else platform.processor()
 
 
+def write_between(path, name, text):
+    """Replaces what is between the markers NAME:begin and NAME:end of a file."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    with open(path) as file:
+        page = file.read()
+    head, rest = page.split(begin)
+    tail = rest.split(end)[1]
+    with open(path, "w") as file:
+        file.write(head + begin + "\n" + text + "\n" + end + tail)
+
+
+# --- on a GPU ------------------------------------------------------------------------------------
+
+MODES = {"eager TF32": "tf32", "strict float32": "float32", "compiled": "tf32"}  # and settle's precision beside it
+PARTS = ["convolution", "cell step", "its pointwise part", "whole C-RBP step"]
+CALLS = 10  # of what is short, between two looks at the clock
+
+
+class CompiledStep:
+    """The C-RBP step with torch.compile: its derivatives of first order are taken by the compiler, and the penalty's
+    product is traced, as compiled functions cannot be differentiated twice."""
+
+    def __init__(self, net):
+        cell = net.cell
+        frozen = {name: value.detach() for name, value in cell.named_parameters()}  # shares the parameters' memory
+
+        def penalised(h, x):
+            after, product = torch.func.vjp(lambda state: cell((state,), x)[0], h)
+            (r,) = product(torch.ones_like(after))
+            return after, ((r - 0.9).clamp(min=0) ** 2).mean()
+
+        self.net = net
+        self.cell = torch.compile(lambda h, x: cell((h,), x)[0], dynamic=False)
+        self.penalised = torch.compile(penalised, dynamic=False)
+        self.for_state = torch.compile(
+            lambda h, x: torch.func.functional_call(cell, frozen, ((h,), x))[0], dynamic=False)
+
+    def __call__(self, optimiser, images, target):
+        optimiser.zero_grad(set_to_none=True)
+        x = self.net.stem(images) ** 2
+        with torch.no_grad():
+            h = torch.zeros_like(x)
+            for _ in range(STEPS - 1):
+                h = self.cell(h, x)
+        after, penalty = self.penalised(h, x)
+        top = after.detach().requires_grad_()
+        focal_loss(self.net.readout(self.net.norm(top)), target).backward()
+        before = h.detach().requires_grad_()
+        again = self.for_state(before, x.detach())
+        term = total = top.grad
+        for _ in range(PRODUCTS):
+            (term,) = torch.autograd.grad(again, before, term, retain_graph=True)
+            total = total + term
+        torch.autograd.backward([after, 10 * penalty], [total, None])
+        optimiser.step()
+
+
+class OnDevice:
+    """PyTorch's side of one kernel size."""
+
+    def __init__(self, device, kernel, size, batch):
+        torch.manual_seed(1)
+        self.device = device
+        self.net = Net("hgru", 25, kernel).to(device)
+        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=0.0)
+        self.images = torch.rand(batch, 1, size, size, device=device)
+        self.target = (torch.rand(batch, size, size, device=device) < 0.01).long()
+        with torch.no_grad():
+            self.x = self.net.stem(self.images) ** 2
+            self.h = torch.rand_like(self.x)
+        self.compiled = CompiledStep(self.net)
+
+    def synchronise(self):
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, call, calls, repeat):
+        def once():
+            self.synchronise()
+            start = time.perf_counter()
+            for _ in range(calls):
+                call()
+            self.synchronise()
+            return (time.perf_counter() - start) / calls
+        once()
+        once()
+        return statistics.median(once() for _ in range(repeat))
+
+    def measure(self, mode, repeat):
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = MODES[mode] == "tf32"
+        cell, compiled = self.net.cell, mode == "compiled"
+        with torch.no_grad():
+            short = lambda call: self.seconds(call, CALLS, repeat)
+            convolution = short(lambda: cell.inhibition(self.h))
+            gate = short(lambda: functional.conv2d(self.h, cell.u1.weight))
+            one = short((lambda: self.compiled.cell(self.h, self.x)) if compiled else
+                        (lambda: cell((self.h,), self.x)))
+        if compiled:
+            whole = lambda: self.compiled(self.optimiser, self.images, self.target)
+        else:
+            whole = lambda: step(self.net, self.optimiser, self.images, self.target, "crbp")
+        step_seconds = self.seconds(whole, 1, repeat)
+        if self.device == "cuda":
+            torch.cuda.empty_cache()  # settle's turn
+        return parts(convolution, gate, one, step_seconds)
+
+
+def parts(convolution, gate, cell_step, whole):
+    return dict(zip(PARTS, (convolution, cell_step, cell_step - 2 * convolution - 2 * gate, whole)))
+
+
+def model_ratios(path):
+    """{(kernel, part): [ratio for each mode]} of the model's table, where there is one."""
+    out = {}
+    with open(path) as file:
+        page = file.read()
+    if "<!-- model:begin -->" in page:
+        for line in page.split("<!-- model:begin -->")[1].split("<!-- model:end -->")[0].splitlines():
+            cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+            if cells[0].isdigit():
+                out[int(cells[0]), cells[1]] = cells[2:]
+    return out
+
+
+def on_device(options):
+    device = "cpu" if options.rehearse else "cuda"
+    if device == "cuda" and not torch.cuda.is_available():
+        sys.exit("compare_torch.py --device cuda needs a GPU that PyTorch can use, and found none")
+    torch.backends.cudnn.benchmark = True
+    from torch._functorch import config
+
+    config.donated_buffer = False  # the compiled cell is differentiated fifteen times
+    model = model_ratios(options.write) if options.write else {}
+    start = time.perf_counter()
+    header = ["kernel", "part", *(f"PyTorch {mode}, ms" for mode in MODES), "settle TF32, ms", "settle float32, ms",
+              *(f"ratio, {mode}" for mode in MODES)]
+    if model:
+        header += ["the model's ratios"]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    print(*lines, sep="\n", flush=True)
+    where = f"{processor()} (a rehearsal: no GPU took part)" if options.rehearse else torch.cuda.get_device_name()
+    about = (f"{time.strftime('%Y-%m-%d')}, {where}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, batch "
+             f"{options.batch}, {options.size} x {options.size}, 25 channels, medians of {options.rounds} alternating "
+             "rounds at most; a ratio is PyTorch's time over settle's.")
+    left_out = 0
+    for kernel in options.kernels:
+        if len(lines) > 2 and time.perf_counter() - start > options.seconds:
+            print(f"kernel {kernel} is left out: {options.seconds:.0f} s are over", flush=True)
+            left_out += 1
+            continue
+        peer = OnDevice(device, kernel, options.size, options.batch)
+        times = {}
+        for done in range(options.rounds):
+            if done and time.perf_counter() - start > options.seconds:
+                break
+            for mode in MODES:
+                times.setdefault(mode, []).append(peer.measure(mode, 3))
+            for precision in ("tf32", "float32"):
+                more = ["--cell", "--device", device] + (["--tf32"] if precision == "tf32" else [])
+                case = ("hgru", "crbp", kernel, options.size, options.batch, options.threads)
+                got = ours(options.program, case, 3, more)
+                times.setdefault(precision, []).append(
+                    parts(got["convolution"], got["gate"], got["cell"], got["seconds"]))
+        del peer
+        gc.collect()
+        torch._dynamo.reset()
+        for part in PARTS:
+            at = {side: statistics.median(one[part] for one in all_rounds) for side, all_rounds in times.items()}
+            cells = [f"{kernel}", part, *(f"{1e3 * at[side]:.3f}" for side in [*MODES, "tf32", "float32"]),
+                     *(f"{at[mode] / at[MODES[mode]]:.2f}" for mode in MODES)]
+            if model:
+                cells += [", ".join(model.get((kernel, part), []))]
+            lines.append("| " + " | ".join(cells) + " |")
+            print(lines[-1], flush=True)
+        if options.write:  # after each kernel: whatever ends this program, what was measured stays
+            write_between(options.write, "torch", about + "\n\n" + "\n".join(lines))
+    print(about)
+    return 3 if left_out else 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--program", default="build/benchmarks/hgru_step")
     parser.add_argument("--rounds", type=int, default=3, help="of both sides, one after the other")
-    parser.add_argument("--seconds", type=float, default=30, help="for a case, roughly")
+    parser.add_argument("--seconds", type=float, help="for a case, roughly (30); on a GPU for all together (240)")
     parser.add_argument("--write", metavar="FILE", help="replace the table in this file")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--kernels", type=int, nargs="+", default=[15, 5, 9, 3], help="on a GPU, in this order")
+    parser.add_argument("--batch", type=int, default=128, help="on a GPU")
+    parser.add_argument("--size", type=int, default=150, help="on a GPU")
+    parser.add_argument("--threads", type=int, default=1, help="settle's, on a GPU")
+    parser.add_argument("--rehearse", action="store_true", help="with --device cuda: do it all on the CPU instead")
     options = parser.parse_args()
+    if options.seconds is None:
+        options.seconds = 240 if options.device == "cuda" else 30
+    if options.device == "cuda":
+        return on_device(options)
 
     lines = ["| model | algorithm | kernel | size | batch | threads | PyTorch, s | settle, s | ratio | PyTorch's peak, MB "
              "| settle's peak, MB |",
@@ -227,13 +430,7 @@ def main():
              f"25 channels, medians of at most {options.rounds} alternating rounds; processor time for one thread.")
     print(about)
     if options.write:
-        with open(options.write) as file:
-            page = file.read()
-        begin, end = "<!-- steps:begin -->", "<!-- steps:end -->"
-        head, rest = page.split(begin)
-        tail = rest.split(end)[1]
-        with open(options.write, "w") as file:
-            file.write(head + begin + "\n" + about + "\n\n" + "\n".join(lines) + "\n" + end + tail)
+        write_between(options.write, "steps", about + "\n\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,56 +1,272 @@
 #!/usr/bin/env bash
-# What to run first on a machine with a GPU: every kernel against its reference, tensors, operations and nets against the
-# CPU, both under compute-sanitizer where that is installed, then the times of convolutions and of whole training steps.
-# Needs g++, the CUDA toolkit, cuDNN, and the headers of Eigen and doctest, no Meson:
-# `gpu_session.sh [FOLDER-WITH-doctest/doctest.h-AND-Eigen]`.
-set -euo pipefail
-cd "$(dirname "$0")/.."
+# What to run first on a machine with a GPU, all within ten minutes, compiling included: the tests of kernels, operations,
+# solvers and nets; the released code's recorded steps; bitwise equality and constant memory; compute-sanitizer; short
+# Pathfinder trainings that checkpoint, stop and go on; times, beside PyTorch's where python3 has it.
+#
+#     gpu_session.sh [FOLDER]
+#
+# Needs g++, the CUDA toolkit 12.8 or newer ($CUDA_HOME, or /usr/local/cuda), cuDNN 9, and the headers of Eigen and
+# doctest, beside each other in FOLDER or where the compiler looks; parity and training need nlohmann/json's too. No Meson.
+# Ends with a line for each item, PASS, FAIL or NOT RUN with the reason. Status 0: everything passed; 1: something failed;
+# 3: nothing failed, but something was not run.
+#
+#   OUT=FOLDER        where logs, summary, docs/gpu.md with its table, checkpoint and metrics are left; a training that is
+#                     there goes on
+#   BUILD=FOLDER      programs and kernels stay there; programs are not compiled again while no source is newer
+#   BUDGET=SECONDS    in place of 590
+#   PYTHON=PROGRAM    in place of python3
+#   REHEARSAL=1       the smallest sizes, and PyTorch on the CPU: checks this script where SETTLE_CUDA_LIBRARIES names a
+#                     folder of stand-ins, or costs little on a GPU
+set -uo pipefail
 toolkit=${CUDA_HOME:-/usr/local/cuda}
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-compile() {
-  g++ -std=c++20 -Iinclude -Itests -isystem "$toolkit/include" -isystem "${headers:-/usr/include/eigen3}" "$@" -ldl -lpthread
+headers=$(realpath -m "${1:-/usr/include/eigen3}")
+budget=${BUDGET:-590}
+python=${PYTHON:-python3}
+sanitizer=${SANITIZER:-$toolkit/bin/compute-sanitizer}
+temporary=$(mktemp -d)
+trap 'rm -rf "$temporary"' EXIT
+out=$(realpath -m "${OUT:-$temporary/out}") build=$(realpath -m "${BUILD:-$temporary/build}")
+export out build
+mkdir -p "$out" "$build"
+cd "$(dirname "$0")/.." || exit 1
+export SETTLE_REQUIRE_GPU=1 SETTLE_CACHE=${SETTLE_CACHE:-$build/kernels}
+
+compare=(--kernels 15 5 9 3 --rounds 2) convolutions=() burst=30
+export training="--validate-every 50" small="--size 32 --window 112 --contour-length 3 --distractors 1 --kernel 5 --orientations 2 --batch 4 --steps 6 --terms 4"
+if [ "${REHEARSAL:-0}" = 1 ]; then
+  compare=(--rehearse --kernels 3 --batch 1 --size 16 --rounds 1) convolutions=(1 3 16 1) burst=20
+  training="$small --validate-every 2 --validation-images 4"
+fi
+
+# --- compiling -----------------------------------------------------------------------------------
+
+jobs_at_most=$(nproc)
+flags=(-std=c++20 -Iinclude -Itests -isystem "$toolkit/include" -isystem "$headers")
+declare -A absent needs objects  # by program: why it is not there; its headers; its object files
+declare -A found                 # by header: yes or no
+
+has_header() {
+  if [ -z "${found[$1]:-}" ]; then
+    found[$1]=no
+    echo "#if !__has_include(<$1>)
+#error
+#endif" | g++ "${flags[@]}" -E -x c++ - > /dev/null 2>&1 && found[$1]=yes
+  fi
+  [ "${found[$1]}" = yes ]
 }
-headers=${1:-}
+
+# `program NAME "HEADERS" "FLAGS" SOURCE...` starts to compile the sources of a program.
+program() {
+  local name=$1 header source object
+  needs[$name]=$2
+  for header in $2; do
+    if ! has_header "$header"; then
+      absent[$name]="no $header"
+      return
+    fi
+  done
+  if [ -x "$build/$name" ] && [ -z "$(find include tests examples benchmarks -name '*.[ch]pp' -newer "$build/$name" | head -1)" ]; then return; fi
+  rm -f "$build/$name"
+  for source in "${@:4}"; do
+    object=$build/$name.$(basename "$source" .cpp).o
+    objects[$name]+=" $object"
+    rm -f "$object"
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs_at_most" ]; do wait -n; done
+    # shellcheck disable=SC2086
+    g++ "${flags[@]}" $3 -c "$source" -o "$object" >> "$out/compiler.txt" 2>&1 &
+  done
+}
+
+link_programs() {
+  local name
+  wait
+  for name in "${!needs[@]}"; do
+    if [ -x "$build/$name" ] || [ -n "${absent[$name]:-}" ]; then continue; fi
+    # shellcheck disable=SC2086
+    g++ ${objects[$name]} -o "$build/$name" -ldl -lpthread >> "$out/compiler.txt" 2>&1
+  done
+}
+
+# --- items ---------------------------------------------------------------------------------------
+
+summary=() failed=0 omitted=0
+
+report() {  # PASS|FAIL|"NOT RUN" TEXT
+  summary+=("$(printf '%-8s %s' "$1" "$2")")
+  echo "== $1: $2"
+  case $1 in
+    FAIL) failed=1 ;;
+    "NOT RUN") omitted=1 ;;
+  esac
+}
+
+# `missing NAME PROGRAM` reports an item whose program is not there.
+missing() {
+  [ -x "$build/$2" ] && return 1
+  if [ -n "${absent[$2]:-}" ]; then report "NOT RUN" "$1: ${absent[$2]}"; else report FAIL "$1: $2 did not compile"; fi
+}
+
+# `limited SECONDS LOG COMMAND...` runs a program or a function; status 124: it was stopped.
+limited() {
+  timeout -k 5 "$1" bash -c '"$@"' bash "${@:3}" 2>&1 | tee "$out/$2.txt"
+  return "${PIPESTATUS[0]}"
+}
+
+# `item NAME PROGRAM SECONDS LOG COMMAND...` is an item that needs a program.
+item() {
+  local name=$1 limit=$3 left=$((budget - SECONDS)) status=0
+  missing "$name" "$2" && return
+  echo "== $name"
+  if [ $left -lt 3 ]; then
+    report "NOT RUN" "$name: the time was over"
+    return
+  fi
+  limited $((limit < left ? limit : left)) "${@:4}" || status=$?
+  if [ $status -eq 0 ]; then
+    report PASS "$name"
+  elif [ $status -eq 3 ]; then
+    report "NOT RUN" "$name: done in part, see $4.txt"
+  elif [ $status -ne 124 ]; then
+    report FAIL "$name: status $status, see $4.txt"
+  elif [ "$limit" -lt "$left" ]; then
+    report FAIL "$name: not done after $limit s"
+  else
+    report "NOT RUN" "$name: the time was over before it was done"
+  fi
+}
+
+# `some_cases PROGRAM ARGUMENT...` fails where doctest finds no test case to run.
+some_cases() {
+  local log
+  log=$("$@" 2>&1)
+  local status=$?
+  echo "$log"
+  [ $status -eq 0 ] && ! grep -q 'test cases: *0 ' <<< "$log"
+}
+
+# `go_on FOLDER SECONDS OPTION...`: stopped by a signal, a training goes on from its checkpoint; so does one that an
+# earlier session left in the folder.
+go_on() {
+  local folder=$1 seconds=$2 start=--output counts=()
+  steps() { grep -c '"loss"' "$folder/metrics.jsonl" 2> /dev/null || true; }
+  if [ -f "$folder/checkpoint.safetensors" ]; then start=--resume; fi
+  counts+=("$(steps)")
+  for start in "$start" --resume; do
+    timeout --preserve-status -s TERM "$seconds" "$build/train_pathfinder_cuda" "$start" "$folder" "${@:3}" || return 1
+    counts+=("$(steps)")
+  done
+  echo "steps before, in between and after: ${counts[*]}; the last lines of metrics.jsonl:"
+  tail -n 3 "$folder/metrics.jsonl"
+  [ "${counts[1]}" -gt "${counts[0]:-0}" ] && [ "${counts[2]}" -gt "${counts[1]}" ]
+}
+
+# The numbers of a safetensors file: what follows its header.
+numbers() { tail -c +$((9 + $(od -An -t u8 -N 8 "$1"))) "$1"; }
+
+# Four steps at once, and two with two from their checkpoint.
+same_bits() {
+  # shellcheck disable=SC2086
+  "$build/train_pathfinder_cuda" $small --output "$1/whole" --training-steps 4 &&
+    "$build/train_pathfinder_cuda" $small --output "$1/parts" --training-steps 2 &&
+    "$build/train_pathfinder_cuda" --resume "$1/parts" --training-steps 4 &&
+    cmp <(numbers "$1/whole/checkpoint.safetensors") <(numbers "$1/parts/checkpoint.safetensors") &&
+    [ "$(numbers "$1/whole/checkpoint.safetensors" | wc -c)" -gt 1000 ]
+}
+
+# A training that goes from the device to the CPU and back.
+other_device() {
+  # shellcheck disable=SC2086
+  "$build/train_pathfinder_cuda" $small --output "$1/moved" --training-steps 2 &&
+    "$build/train_pathfinder" --resume "$1/moved" --training-steps 4 &&
+    "$build/train_pathfinder_cuda" --resume "$1/moved" --training-steps 6 &&
+    [ "$(grep -c '"loss"' "$1/moved/metrics.jsonl")" -eq 6 ]
+}
+export -f some_cases go_on numbers same_bits other_device
+
+# --- the session ---------------------------------------------------------------------------------
 
 date -u
-nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader || echo "nvidia-smi does not answer"
-objects=()
-for source in device device_convolution device_ops device_training device_real; do
-  compile -O0 -DSETTLE_INTERPRETED_MAPS -c "tests/$source.cpp" -o "$folder/$source.o" &
-  objects+=("$folder/$source.o")
-done
-compile -O1 tests/kernels.cpp tests/kernel_launch_device.cpp -o "$folder/gpu_tests" &
-compile -O2 benchmarks/convolution_device.cpp -o "$folder/convolution_device" &
-compile -O2 -DSETTLE_BENCHMARK_CUDA benchmarks/hgru_step.cpp -o "$folder/hgru_step" &
-for job in $(jobs -p); do wait "$job"; done
-compile "${objects[@]}" -o "$folder/gpu_op_tests"
+device=$(nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader 2> /dev/null) || device="no answer from nvidia-smi"
+echo "$device"
+# What computes on the device prepares and launches here: that need not be fast, but the longest file is what is waited for.
+interpreted=-DSETTLE_INTERPRETED_MAPS
+test_flags="-O0 $interpreted"
+program hgru_step "Eigen/Core" "-O1 $interpreted -DSETTLE_BENCHMARK_CUDA" benchmarks/hgru_step.cpp
+program gpu_op_tests "Eigen/Core doctest/doctest.h" "$test_flags" tests/device_training.cpp tests/device_ops.cpp \
+  tests/device_convolution.cpp tests/device.cpp tests/device_real.cpp
+program parity_cuda "Eigen/Core nlohmann/json.hpp" "$test_flags -DEXAMPLE_CUDA" examples/parity_case.cpp examples/parity.cpp
+program train_pathfinder_cuda "Eigen/Core nlohmann/json.hpp" "-O1 $interpreted -DEXAMPLE_CUDA" examples/train_pathfinder.cpp
+program gpu_tests "Eigen/Core doctest/doctest.h" -O1 tests/kernels.cpp tests/kernel_launch_device.cpp
+program convolution_device "Eigen/Core" "-O1" benchmarks/convolution_device.cpp
+program train_pathfinder "Eigen/Core nlohmann/json.hpp" "-O1 $interpreted" examples/train_pathfinder.cpp
+link_programs
+echo "== compiled in $SECONDS s with $jobs_at_most jobs"
+grep -E "error" "$out/compiler.txt" 2> /dev/null | head -20
 
-export SETTLE_REQUIRE_GPU=1
-failed=0
-"$folder/gpu_tests"
-"$folder/gpu_op_tests"
-if [ -x "$toolkit/bin/compute-sanitizer" ]; then
+exact="*same bits*,*as graphs give the bits*,*does not grow*"
+item "kernels against their references" gpu_tests 60 kernels "$build/gpu_tests"
+item "operations, gradients, solvers, nets against the CPU" gpu_op_tests 150 operations \
+  some_cases "$build/gpu_op_tests" -tce="$exact"
+item "the same bits twice and by graphs; memory at 6, 20 and 300 steps" gpu_op_tests 60 exact \
+  some_cases "$build/gpu_op_tests" -tc="$exact"
+item "recorded steps in float64, to 1e-9" parity_cuda 60 parity_float64 \
+  "$build/parity_cuda" --device cuda data/parity/*.safetensors
+item "recorded steps in float32 without TF32, to 2e-4" parity_cuda 60 parity_float32 \
+  "$build/parity_cuda" --device cuda --float32 data/parity/*.safetensors
+# All four at once, each on a processor, and the trainings meanwhile: nothing here is a measurement.
+declare -A checks=()
+limit=$((budget - SECONDS < 120 ? budget - SECONDS : 120))
+if [ "$limit" -lt 3 ]; then
+  report "NOT RUN" "compute-sanitizer: the time was over"
+elif [ -x "$sanitizer" ]; then
   for tool in memcheck racecheck; do
-    for program in gpu_tests gpu_op_tests; do
-      echo "== compute-sanitizer: $tool, $program"
-      status=0
-      timeout 100 "$toolkit/bin/compute-sanitizer" --tool "$tool" --error-exitcode 1 "$folder/$program" || status=$?
-      if [ $status -eq 124 ]; then
-        echo "== stopped after 100 s: unfinished, and nothing found so far"
-      elif [ $status -ne 0 ]; then
-        failed=1
-      fi
+    for name in gpu_tests gpu_op_tests; do
+      if missing "compute-sanitizer $tool, $name" $name; then continue; fi
+      timeout -k 5 "$limit" "$sanitizer" --tool $tool --error-exitcode 1 "$build/$name" > "$out/$tool.$name.txt" 2>&1 &
+      checks[$tool.$name]=$!
     done
   done
 else
-  echo "compute-sanitizer is not installed: memcheck and racecheck are left out"
+  report "NOT RUN" "compute-sanitizer: $sanitizer is not there"
 fi
 
-"$folder/convolution_device"
-for kernel in 15 9 5 3; do
-  for precision in "" --tf32; do
-    "$folder/hgru_step" --device cuda --batch 128 --kernel $kernel --repeat 3 $precision
-  done
+item "a training goes on from its checkpoint to the same bits" train_pathfinder_cuda 90 same_bits same_bits "$temporary"
+if ! missing "a training moves to the CPU and back" train_pathfinder; then
+  item "a training moves to the CPU and back" train_pathfinder_cuda 90 other_device other_device "$temporary"
+fi
+# shellcheck disable=SC2086
+item "a training stops on a signal and goes on" train_pathfinder_cuda $((2 * burst + 60)) training \
+  go_on "$out/training" $burst $training
+
+for check in "${!checks[@]}"; do
+  wait "${checks[$check]}"
+  status=$?
+  tail -n 5 "$out/$check.txt"
+  case $status in
+    0) report PASS "compute-sanitizer ${check/./, }" ;;
+    124 | 137) report "NOT RUN" "compute-sanitizer ${check/./, }, to its end: stopped after $limit s, see $check.txt" ;;
+    *) report FAIL "compute-sanitizer ${check/./, }: status $status, see $check.txt" ;;
+  esac
 done
-[ $failed -eq 0 ]
+
+item "times of convolutions" convolution_device 60 convolutions "$build/convolution_device" "${convolutions[@]}"
+if "$python" -c 'import torch' 2> /dev/null; then
+  cp docs/gpu.md "$out/gpu.md"
+  item "times beside PyTorch" hgru_step 300 compare_torch "$python" benchmarks/compare_torch.py --device cuda \
+    --program "$build/hgru_step" --seconds $((budget - SECONDS < 300 ? budget - SECONDS - 100 : 200)) --write "$out/gpu.md" "${compare[@]}"
+else
+  report "NOT RUN" "times beside PyTorch: $python has no torch"
+  steps=(--batch 128)
+  if [ "${REHEARSAL:-0}" = 1 ]; then steps=(--batch 1 --size 16); fi
+  for kernel in 15 5; do
+    item "times of a whole training step, kernel $kernel" hgru_step 30 "hgru_step_$kernel" \
+      "$build/hgru_step" --device cuda "${steps[@]}" --kernel $kernel --repeat 3 --cell
+  done
+fi
+
+{
+  echo "$(date -u '+%Y-%m-%d %H:%M') UTC, $device, $SECONDS s in all"
+  printf '%s\n' "${summary[@]}"
+} | tee "$out/summary.txt"
+if [ $failed -ne 0 ]; then exit 1; fi
+if [ $omitted -ne 0 ]; then exit 3; fi

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #ifdef SETTLE_BENCHMARK_CUDA
@@ -35,6 +36,7 @@ struct Settings {
   int steps = 20, neumann = 15, threads = ThreadPool::default_threads(), repeat = 5;
   bool float64 = false, json = false;
   bool whole = false;  ///< leave out the phases
+  bool cell = false;   ///< measure one step of the hGRU's cell too, and its convolutions alone
   std::string device = "cpu";
   bool tf32 = false;          ///< on a CUDA device: products and convolutions may round their inputs to TF32
   bool bf16_spectra = false;  ///< on a CUDA device: the tiles of convolutions keep their spectra as bfloat16
@@ -46,8 +48,10 @@ struct Settings {
 constexpr const char* usage =
     "usage: hgru_step [--model hgru|clstm] [--kernel K] [--size S] [--batch N] [--channels C]\n"
     "                 [--algorithm bptt|cbptt|rbp|crbp] [--steps T] [--neumann M] [--threads P] [--repeat R]\n"
-    "                 [--conv-algorithm automatic|direct|gemm|fft] [--float64] [--json] [--whole]\n"
-    "                 [--device cpu|cuda] [--tf32] [--bf16-spectra]\n";
+    "                 [--conv-algorithm automatic|direct|gemm|fft] [--float64] [--json] [--whole] [--cell]
+"
+    "                 [--device cpu|cuda] [--tf32] [--bf16-spectra]
+";
 
 Settings parse(int argc, char** argv) {
   Settings s;
@@ -66,6 +70,10 @@ Settings parse(int argc, char** argv) {
     }
     if (name == "--whole") {
       s.whole = true;
+      continue;
+    }
+    if (name == "--cell") {
+      s.cell = true;
       continue;
     }
     if (name == "--tf32") {
@@ -118,6 +126,7 @@ Settings parse(int argc, char** argv) {
       check(false, "unknown option " + std::string(name));
   }
   check(s.kernel % 2 == 1, "the kernel must be odd");
+  check(!s.cell || s.model == "hgru", "--cell is for the hGRU");
   check(s.channels % 2 == 1, "the Gabor stem has an odd number of channels: two for each orientation and one");
   return s;
 }
@@ -175,6 +184,29 @@ Work work(const Settings& s, int steps, int taped, int products) {
   const double forward_passes = hgru ? 24 : 18, product_passes = hgru ? 50 : 28, weight_passes = hgru ? 8 : 8;
   return {cell * (steps + products + taped),
           forward_passes * steps + product_passes * (products + taped) + weight_passes * taped};
+}
+
+/// Seconds of one step of the hGRU's cell with nothing recorded, and of its two kinds of convolution alone.
+struct CellSeconds {
+  double cell = 0, convolution = 0, gate = 0;
+};
+
+template <class T, class D>
+CellSeconds cell_seconds(const Settings& s, const HgruNet<T, D>& net, const Tensor<T, D>& images) {
+  constexpr int calls = 10;  // between two looks at the clock
+  Random random(2);
+  const Var<T, D> x = net.stem(Var<T, D>(images)), h = uniform<T, D>(x.shape(), 0, 1, random);
+  const auto seconds = [&](const auto& call) {
+    const auto several = [&] {
+      for (int k = 0; k < calls; ++k) call();
+      D::synchronise();
+    };
+    several();
+    several();
+    return median_seconds(s.repeat, several) / calls;
+  };
+  return {seconds([&] { net.cell(h, x); }), seconds([&] { conv_same(h, net.cell.w_gate_inh); }),
+          seconds([&] { net.cell.u1_gate.linear(h); })};
 }
 
 template <class T, class D, class Net>
@@ -258,6 +290,10 @@ void measure(const Settings& s, Net net) {
   const double penalty = gradient - forward - adjoint - weights;
   const double optimiser = std::max(0.0, time(penalised, Until::update) - gradient);
 
+  CellSeconds cell;
+  if constexpr (std::is_same_v<Net, HgruNet<T, D>>)
+    if (s.cell) cell = cell_seconds<T, D>(s, step.net, step.images);
+
   const int products = s.unrolled() ? s.steps : s.neumann + 1;
   Work done = work(s, s.steps, s.unrolled() ? s.steps : 1, products - (s.unrolled() ? s.steps : 0));
   if (penalised) {  // the product with a vector of ones, and its gradient
@@ -275,12 +311,13 @@ void measure(const Settings& s, Net net) {
         "\"steps\": %d, \"neumann\": %d, \"threads\": %d, \"type\": \"%s\", \"conv_algorithm\": \"%s\", "
         "\"seconds\": %.6g, \"processor_seconds\": %.6g, \"forward\": %.6g, \"adjoint\": %.6g, \"weight_gradients\": "
         "%.6g, \"penalty\": %.6g, "
-        "\"optimiser\": %.6g, \"flops\": %.6g, \"bytes\": %.6g, \"peak_flops\": %.6g, \"fraction_of_peak\": %.4g, "
+        "\"optimiser\": %.6g, \"cell\": %.6g, \"convolution\": %.6g, \"gate\": %.6g, \"flops\": %.6g, \"bytes\": %.6g, "
+        "\"peak_flops\": %.6g, \"fraction_of_peak\": %.4g, "
         "\"peak_bytes\": %zu, \"allocations\": %zu, \"peak_bytes_by_tag\": {",
         s.device.c_str(), s.model.c_str(), s.algorithm.c_str(), s.kernel, s.size, s.batch, s.channels, s.steps,
         s.neumann, s.threads, scalar_name<T>(), s.conv_algorithm.c_str(), seconds, processor_seconds, forward, adjoint,
-        weights, penalty, optimiser, done.flops, bytes, peak, peak > 0 ? done.flops / seconds / peak : 0, memory.peak,
-        memory.allocations - allocations);
+        weights, penalty, optimiser, cell.cell, cell.convolution, cell.gate, done.flops, bytes, peak,
+        peak > 0 ? done.flops / seconds / peak : 0, memory.peak, memory.allocations - allocations);
     const char* separator = "";
     for (const auto& [tag, use] : by_tag) {
       std::printf("%s\"%s\": %zu", separator, tag.c_str(), use.peak);
@@ -299,6 +336,9 @@ void measure(const Settings& s, Net net) {
                                     {"penalty", penalty},
                                     {"optimiser", optimiser}})
     std::printf("    %-20s %10.2f ms\n", name, 1e3 * value);
+  if (s.cell)
+    std::printf("  %-22s %10.2f ms, of its convolutions one k x k %.2f ms, one 1 x 1 %.2f ms\n", "one step of the cell",
+                1e3 * cell.cell, 1e3 * cell.convolution, 1e3 * cell.gate);
   std::printf("  %-22s %10.2f GFLOP by the definition, %.0f GFLOP/s", "arithmetic", 1e-9 * done.flops,
               1e-9 * done.flops / seconds);
   if (peak > 0) std::printf(", %.2f of the peak of %.0f", done.flops / seconds / peak, 1e-9 * peak);

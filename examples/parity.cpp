@@ -1,6 +1,6 @@
 // Compares one or more recorded training steps of the released code with the library's:
 //
-//     parity [--float32] FILE.safetensors...
+//     parity [--float32] [--device cpu|cuda] FILE.safetensors...
 //
 // One line for each quantity: its name and max |difference| / max |expected|; then PASS or FAIL with the bound.
 // Exit status: 0 when all pass, 1 when a quantity is beyond the bound, 2 when a file cannot be compared.
@@ -9,13 +9,22 @@
 #include <string>
 #include <vector>
 
+#include "device.hpp"
 #include "parity_case.hpp"
 
 int main(int argc, char** argv) {
   auto precision = parity::Precision::float64;
   std::vector<std::string> files;
-  for (const std::string& argument : std::vector<std::string>(argv + 1, argv + argc)) {
-    if (argument == "--float32") {
+  for (int k = 1; k < argc; ++k) {
+    const std::string argument = argv[k];
+    if (argument == "--device" && k + 1 < argc) {
+      try {
+        expect_device("parity", argv[++k]);
+      } catch (const settle::Error& error) {
+        std::fprintf(stderr, "%s\n", error.what());
+        return 2;
+      }
+    } else if (argument == "--float32") {
       precision = parity::Precision::float32;
     } else if (argument.starts_with("-")) {
       std::fprintf(stderr, "parity: unknown option %s\n", argument.c_str());
@@ -25,7 +34,7 @@ int main(int argc, char** argv) {
     }
   }
   if (files.empty()) {
-    std::fprintf(stderr, "usage: parity [--float32] FILE.safetensors...\n");
+    std::fprintf(stderr, "usage: parity [--float32] [--device cpu|cuda] FILE.safetensors...\n");
     return 2;
   }
 

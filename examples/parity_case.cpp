@@ -5,7 +5,8 @@
 #include <cmath>
 #include <string_view>
 
-#include "settle/io/safetensors.hpp"
+#include "device.hpp"
+#include "settle/io/modules.hpp"
 #include "settle/nn/losses.hpp"
 #include "settle/nn/released_models.hpp"
 
@@ -101,26 +102,6 @@ Case read_case(const std::string& path, const SafetensorsFile& file) {
   return out;
 }
 
-/// The parameters of a model from the file's param.NAME. Throws Error when one is missing, has another shape, or is not
-/// the model's.
-template <settle::Scalar T, class Model>
-void load_parameters(const std::string& path, const SafetensorsFile& file, Model& model) {
-  std::size_t count = 0;
-  model.parameters([&](const std::string& name, Var<T>& p) {
-    const std::string key = "param." + name;
-    settle::require(file.has(key), "parity", path, ": expected a tensor '", key, "', found none");
-    settle::require(file.shape(key) == p.shape(), "parity", path, ": '", key, "': expected shape ", p.shape(), ", got ",
-                    file.shape(key));
-    p = file.get_as<T>(key);
-    ++count;
-  });
-  const auto names = settle::parameter_names(model);
-  for (const std::string& key : file.names)
-    if (key.starts_with("param."))
-      settle::require(std::find(names.begin(), names.end(), key.substr(6)) != names.end(), "parity", path, ": '", key,
-                      "' is not a parameter of this model");
-}
-
 /// Compares what is computed with what the file holds.
 template <settle::Scalar T>
 class Comparer {
@@ -133,7 +114,8 @@ class Comparer {
   }
 
   /// `floor`: a smaller largest value is not what the difference is measured against.
-  void add(const std::string& name, const Tensor<T>& ours, double floor = 0, bool judged = true) {
+  void add(const std::string& name, const Tensor<T, Device>& there, double floor = 0, bool judged = true) {
+    const Tensor<T> ours = settle::to<settle::Cpu>(there);
     const Tensor<double> expected = file_.get_as<double>(name);
     const bool scalar = ours.size() == 1 && expected.size() == 1;  // the files keep numbers as vectors of one
     settle::require(scalar || ours.shape() == expected.shape(), "parity", path_, ": '", name, "': expected shape ",
@@ -150,7 +132,7 @@ class Comparer {
 
   /// A gradient. One that is zero but for rounding (that of a bias before batch norm) is measured against the largest
   /// of all gradients, as are those below 1e-4 of it.
-  void add_gradient(const std::string& name, const Tensor<T>& ours) {
+  void add_gradient(const std::string& name, const Tensor<T, Device>& ours) {
     add(name, ours, 1e-4 * largest_gradient_, std::same_as<T, double>);
   }
 
@@ -171,8 +153,9 @@ class Comparer {
 };
 
 template <settle::Scalar T, class Model>
-void compare_gradients(const SafetensorsFile& file, const Var<T>& total, const Model& model, Comparer<T>& comparer) {
-  const auto gradients = settle::grad(total, settle::parameters<Var<T>>(model));
+void compare_gradients(const SafetensorsFile& file, const Var<T, Device>& total, const Model& model,
+                       Comparer<T>& comparer) {
+  const auto gradients = settle::grad(total, settle::parameters<Var<T, Device>>(model));
   const auto names = settle::parameter_names(model);
   for (std::size_t k = 0; k < names.size(); ++k)
     if (file.has("grad." + names[k])) comparer.add_gradient("grad." + names[k], gradients[k].value());
@@ -180,8 +163,8 @@ void compare_gradients(const SafetensorsFile& file, const Var<T>& total, const M
 
 template <settle::Scalar T, class Net>
 Comparison compare_recurrent(const std::string& path, const SafetensorsFile& file, const Case& c, Net net) {
-  load_parameters<T>(path, file, net);
-  const Var<T> input(file.get_as<T>("input"));
+  settle::load_parameters(file, "param.", net);
+  const Var<T, Device> input(settle::to<Device>(file.get_as<T>("input")));
   const bool lstm = c.model == Case::Model::clstm;
   settle::fixed_point::Penalty lcp = settle::fixed_point::NoPenalty{};
   if (c.penalty || lstm)
@@ -190,11 +173,12 @@ Comparison compare_recurrent(const std::string& path, const SafetensorsFile& fil
   settle::Training training = settle::Bptt{.steps = c.steps, .penalty = lcp};
   if (c.rbp) training = settle::Rbp::released(c.steps, c.neumann_terms, lcp);
 
-  settle::Tape<T> tape;
+  settle::Tape<T, Device> tape;
   const Net taped = settle::on_tape(net, tape);
   const auto run = settle::run(taped, input, training);
-  const Var<T> loss = settle::focal_loss(run.logits, file.get_as<T>("target"));
-  const Var<T> total = c.loss_scale * (c.penalty ? settle::penalised(loss, run.penalty, c.penalty_weight) : loss);
+  const Var<T, Device> loss = settle::focal_loss(run.logits, settle::to<Device>(file.get_as<T>("target")));
+  const Var<T, Device> total =
+      c.loss_scale * (c.penalty ? settle::penalised(loss, run.penalty, c.penalty_weight) : loss);
 
   Comparer<T> comparer(path, file);
   std::vector<int> inner_states;
@@ -216,22 +200,23 @@ Comparison compare_recurrent(const std::string& path, const SafetensorsFile& fil
 
 template <settle::Scalar T>
 Comparison compare_feed_forward(const std::string& path, const SafetensorsFile& file, const Case& c,
-                                settle::FeedForwardNet<T> net) {
-  load_parameters<T>(path, file, net);
-  settle::Tape<T> tape;
+                                settle::FeedForwardNet<T, Device> net) {
+  settle::load_parameters(file, "param.", net);
+  settle::Tape<T, Device> tape;
   auto taped = settle::on_tape(net, tape);
-  const Var<T> logits = taped.train(file.get_as<T>("input"));
-  const Var<T> loss = settle::focal_loss(logits, file.get_as<T>("target"));
-  const Var<T> total = c.loss_scale * loss;
+  const Var<T, Device> logits = taped.train(settle::to<Device>(file.get_as<T>("input")));
+  const Var<T, Device> loss = settle::focal_loss(logits, settle::to<Device>(file.get_as<T>("target")));
+  const Var<T, Device> total = c.loss_scale * loss;
 
   Comparer<T> comparer(path, file);
   comparer.add("logits", logits.value());
   comparer.add("loss", loss.value());
-  comparer.add("penalty", Tensor<T>(Shape{}, T{0}));
+  comparer.add("penalty", Tensor<T, Device>(Shape{}, T{0}));
   comparer.add("total", total.value());
   compare_gradients(file, total, taped, comparer);
-  taped.buffers(
-      [&](const std::string& name, const Var<T>& buffer) { comparer.add("buffer_after." + name, buffer.value()); });
+  taped.buffers([&](const std::string& name, const Var<T, Device>& buffer) {
+    comparer.add("buffer_after." + name, buffer.value());
+  });
   return std::move(comparer).result();
 }
 
@@ -245,17 +230,17 @@ Comparison compare_in(const std::string& path) {
   const Index channels = first[0];
   settle::ParameterStreams streams(0);
   if (c.model == Case::Model::ff) {
-    const auto net = settle::FeedForwardNet<T>::initial(channels, c.kernel, streams);
+    const auto net = settle::FeedForwardNet<T, Device>::initial(channels, c.kernel, streams);
     return compare_feed_forward<T>(path, file, c, net);
   }
-  const settle::SquaringStem<T> stem{settle::ConvLayer<T>::initial(channels, 1, 7, streams)};
-  const auto readout = settle::BatchNormReadout<T>::initial(channels, streams);
+  const settle::SquaringStem<T, Device> stem{settle::ConvLayer<T, Device>::initial(channels, 1, 7, streams)};
+  const auto readout = settle::BatchNormReadout<T, Device>::initial(channels, streams);
   if (c.model == Case::Model::clstm) {
-    const auto cell = settle::ConvLstmCell<T>::initial(channels, c.kernel, streams);
-    return compare_recurrent<T>(path, file, c, settle::ConvLstmNet<T>{stem, cell, readout});
+    const auto cell = settle::ConvLstmCell<T, Device>::initial(channels, c.kernel, streams);
+    return compare_recurrent<T>(path, file, c, settle::ConvLstmNet<T, Device>{stem, cell, readout});
   }
-  const auto cell = settle::HgruCell<T>::initial(channels, c.kernel, streams);
-  return compare_recurrent<T>(path, file, c, settle::HgruNet<T>{stem, cell, readout});
+  const auto cell = settle::HgruCell<T, Device>::initial(channels, c.kernel, streams);
+  return compare_recurrent<T>(path, file, c, settle::HgruNet<T, Device>{stem, cell, readout});
 }
 
 }  // namespace

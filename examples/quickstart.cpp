@@ -1,39 +1,18 @@
 // Trains a recurrent network to trace contours through its fixed point (C-RBP), and its feed-forward control for the
 // same time; scores both on images that training never saw; writes scores, weights and pictures.
-#include <unistd.h>
-
 #include <atomic>
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <initializer_list>
-#include <map>
 #include <mutex>
-#include <nlohmann/json.hpp>
-#include <string>
 #include <thread>
-#include <type_traits>
 
+#include "common.hpp"
 #include "settle/io/gif.hpp"
+#include "settle/io/modules.hpp"
 #include "settle/io/png.hpp"
-#include "settle/io/safetensors.hpp"
-#include "settle/settle.hpp"
-
-// One source, a program for each device: most who run it need one, and each takes its time to compile.
-#ifdef QUICKSTART_CUDA
-#include "settle/cuda/cuda.hpp"
-using Device = settle::Cuda;
-constexpr const char* device_name = "cuda";
-#else
-using Device = settle::Cpu;
-constexpr const char* device_name = "cpu";
-#endif
 
 using namespace settle;
-using Json = nlohmann::ordered_json;
 
 namespace {
 
@@ -120,35 +99,6 @@ class Course {
 
 // --- how it is told ------------------------------------------------------------------------------
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// A line that is written over on a terminal, and written now and then elsewhere.
-void show_progress(const std::string& line, bool last) {
-  static const bool terminal = isatty(STDOUT_FILENO) != 0;
-  static auto shown = std::chrono::steady_clock::now() - std::chrono::hours(1);
-  if (!last && seconds_since(shown) < (terminal ? 0.1 : 10.0)) return;
-  shown = std::chrono::steady_clock::now();
-  std::printf(terminal ? (last ? "\r%-118s\n" : "\r%-118s") : "%s\n", line.c_str());
-  std::fflush(stdout);
-}
-
-template <class... Values>
-std::string text(const char* format, Values... values) {
-  char out[256];
-  std::snprintf(out, sizeof out, format, values...);
-  return out;
-}
-
-Json scores(const Confusion& c) {
-  return {{"f1", c.f1()},
-          {"iou", c.iou()},
-          {"precision", c.precision()},
-          {"recall", c.recall()},
-          {"balanced_accuracy", c.balanced_accuracy()}};
-}
-
 // --- training ------------------------------------------------------------------------------------
 
 /// One line of metrics.jsonl a step, and the progress line. Both nets write to it.
@@ -196,15 +146,6 @@ using Net = HgruNet<float, Device>;
 using Control = FeedForwardNet<float, Device>;
 using V = Var<float, Device>;
 
-/// The part of a batch that training takes, in the memory that the device copies from.
-struct Staged {
-  Tensor<float, Device::Staging> image, target;
-};
-
-Staged staged(const PathfinderBatch& batch) {
-  return {to<Device::Staging>(batch.image), to<Device::Staging>(batch.target)};
-}
-
 /// The released initial values, but for what a few minutes of training cannot make up for: the stem's brightness filter
 /// has the norm of the others, the cell's batch norms let more through, and the read-out expects few contour pixels.
 HgruNet<float> initial_net(const ModelOptions& options) {
@@ -240,24 +181,13 @@ void train(Net& net, const Settings& s, const Course& course, Log& log,
                       .penalty = fixed_point::Lcp{.lambda = 0.9, .two_sided = true},
                       .on_fail = fixed_point::OnFail::report}};
     adam.options.rate = course.rate(progress);
-    std::vector<V> gradients;
-    double loss_value = 0;
-    Json more;
-    {
-      Tape<float, Device> tape;
-      const Net model = on_tape(net, tape);
-      const auto result = run(model, Var(to<Device>(batch.image)), policy);
-      const V loss = focal_loss(result.logits, to<Device>(batch.target));
-      gradients = grad(penalised(loss, result.penalty, s.penalty_weight), parameters<V>(model));
-      loss_value = static_cast<double>(loss.item());
-      more = {{"penalty", result.penalty.item()},
-              {"residual", result.report->forward.relative.front()},
-              {"adjoint_products", result.report->adjoint.products},
-              {"rate", adam.options.rate}};
-    }
-    adam.step(net, gradients);
+    const TrainingStep done = training_step(net, adam, batch, policy, s.penalty_weight);
     const double seconds = seconds_since(start);
-    log.step(0, step + 1, seconds, loss_value, more);
+    log.step(0, step + 1, seconds, done.loss,
+             {{"penalty", done.penalty},
+              {"residual", done.report->forward.relative.front()},
+              {"adjoint_products", done.report->adjoint.products},
+              {"rate", adam.options.rate}});
     after_step(step + 1, seconds);
   }
 }
@@ -444,42 +374,24 @@ constexpr const char* usage =
     "           [--rate R] [--penalty-weight W] [--size S] [--window W] [--distractors D] [--training-images N]\n"
     "           [--held-out-images N] [--device cpu|cuda]\n";
 
-/// This program trains on one device. Throws Error for another.
-void expect_device(const std::string& name) {
-  require(name == "cpu" || name == "cuda", "quickstart", "expected the device cpu or cuda, got ", name);
-  require(name == device_name, "quickstart", "this program trains on the device ", device_name,
-          ". For the CPU there is quickstart, for a GPU quickstart_cuda: it is built by its name (./quickstart.sh "
-          "--device cuda, or ninja -C build examples/quickstart_cuda) where Meson found the headers of CUDA 12.8 or "
-          "newer and of cuDNN 9");
-}
-
 Settings parse(int count, char** words) {
   Settings s;
-  const auto whole = [](Index& to) { return [&to](const char* v) { to = std::strtoll(v, nullptr, 10); }; };
-  const auto real = [](double& to) { return [&to](const char* v) { to = std::strtod(v, nullptr); }; };
-  const std::map<std::string, std::function<void(const char*)>> known{
-      {"--output", [&](const char* v) { s.output = v; }},
-      {"--seed", [&](const char* v) { s.seed = s.model.seed = std::strtoull(v, nullptr, 10); }},
-      {"--training-steps", whole(s.training_steps)},
-      {"--batch", whole(s.batch)},
-      {"--kernel", whole(s.model.kernel)},
-      {"--orientations", whole(s.model.orientations)},
-      {"--rate", real(s.rate)},
-      {"--penalty-weight", real(s.penalty_weight)},
-      {"--size", whole(s.task.size)},
-      {"--window", whole(s.task.window)},
-      {"--distractors", whole(s.task.distractors)},
-      {"--training-images", whole(s.training_images)},
-      {"--held-out-images", whole(s.held_out_images)},
-      {"--device", expect_device}};
-  for (int k = 1; k < count; k += 2) {
-    const auto option = known.find(words[k]);
-    if (option == known.end() || k + 1 == count) {
-      std::fputs(usage, stdout);
-      std::exit(std::string(words[k]) == "--help" ? 0 : 2);
-    }
-    option->second(words[k + 1]);
-  }
+  read_command_line(count, words,
+                    {option("--output", s.output),
+                     option("--seed", s.seed, s.model.seed),
+                     option("--training-steps", s.training_steps),
+                     option("--batch", s.batch),
+                     option("--kernel", s.model.kernel),
+                     option("--orientations", s.model.orientations),
+                     option("--rate", s.rate),
+                     option("--penalty-weight", s.penalty_weight),
+                     option("--size", s.task.size),
+                     option("--window", s.task.window),
+                     option("--distractors", s.task.distractors),
+                     option("--training-images", s.training_images),
+                     option("--held-out-images", s.held_out_images),
+                     {"--device", [](const std::string& v) { expect_device("quickstart", v); }}},
+                    usage);
   for (Index value : {s.training_steps, s.batch, s.training_images, s.held_out_images})
     require(value >= 1, "quickstart", "expected a whole number of at least 1, got ", value);
   return s;
@@ -518,9 +430,10 @@ void quickstart(const Settings& s) {
   summary["feedforward"]["parameters"] = parameter_count(trained.control);
   summary["mark_all"] = scores(every_dash);
 
-  std::vector<std::pair<std::string, Tensor<float>>> weights;
-  trained.net.parameters([&](const std::string& name, const Var<float>& p) { weights.emplace_back(name, p.value()); });
-  write_safetensors(s.output / "model.safetensors", weights, {{"model", "hgru"}, {"seed", std::to_string(s.seed)}});
+  SafetensorsWriter weights;
+  weights.metadata = {{"model", "hgru"}, {"seed", std::to_string(s.seed)}};
+  add_module(weights, "", trained.net);
+  weights.write(s.output / "model.safetensors");
   write_pictures(s, trained.net, held_out);
   AtomicFile file(s.output / "summary.json");
   file.write(summary.dump(2) + '\n');

@@ -6,6 +6,7 @@
 #include "device_main.hpp"
 #include "kernel_cases.hpp"
 #include "settle/cuda/cache.hpp"
+#include "settle/cuda/context.hpp"
 #include "settle/cuda/program.hpp"
 
 using namespace settle;
@@ -13,7 +14,7 @@ using namespace settle;
 namespace {
 
 const cuda::Runtime& runtime() {
-  static const cuda::Runtime library;
+  static const cuda::Runtime library(cuda::libraries_folder());
   return library;
 }
 
@@ -37,8 +38,8 @@ std::pmr::memory_resource& kernel_memory() {
 
 void launch(const kernels::Kernel& kernel, const kernels::Grid& grid, void** arguments) {
   static cuda::Program program(
-      runtime(), cuda::compiled_code(cuda::Nvrtc(), cuda::CodeCache(), kernels::source(kernel_cases::all_kernels()),
-                                     cuda::architecture(runtime())));
+      runtime(), cuda::compiled_code(cuda::Nvrtc(cuda::libraries_folder()), cuda::CodeCache(),
+                                     kernels::source(kernel_cases::all_kernels()), cuda::architecture(runtime())));
   program.launch(kernel, grid, arguments);
   cuda::check(runtime(), runtime().cudaDeviceSynchronize(), ("run " + kernel.name).c_str());
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "errors.hpp"
 #include "settle/optim/clip.hpp"
 #include "settle/optim/schedule.hpp"
 #include "settle/optim/sgd.hpp"
@@ -82,13 +83,34 @@ TEST_CASE("an optimiser restored from its state goes on as if it had not stopped
     for (int k = 0; k < 10; ++k) whole.step(p, gradients_at(p, k));
     for (int k = 0; k < 5; ++k) first_half.step(q, gradients_at(q, k));
     decltype(whole) second_half(whole.options);
-    second_half.restore(first_half.state());
+    second_half.restore(first_half.state(), q);
     for (int k = 5; k < 10; ++k) second_half.step(q, gradients_at(q, k));
     CHECK(values(p) == values(q));
   };
   check(Adam<double>());
   check(Sgd<double>({.momentum = 0.9}));
-  CHECK_THROWS_WITH(Adam<double>().restore({}), "[adam] expected a tensor 'steps' in the saved state, found none");
+}
+
+TEST_CASE("a state that does not fit the module is refused, and changes nothing") {
+  Adam<double> adam;
+  Pair p = start();
+  for (int k = 0; k < 2; ++k) adam.step(p, gradients_at(p, k));
+  const auto state = adam.state();
+  const auto refusal = [&](std::size_t first, std::size_t end) {
+    auto shortened = state;
+    shortened.erase(shortened.begin() + static_cast<std::ptrdiff_t>(first),
+                    shortened.begin() + static_cast<std::ptrdiff_t>(end));
+    return error_of([&] { adam.restore(shortened, p); });
+  };
+  CHECK(refusal(0, 1) == "[adam] expected a tensor 'steps' in the saved state, found none");
+  CHECK(refusal(1, 2) == "[adam] expected parameter b (2, 1) as before, got a (3)");
+  CHECK(refusal(4, 5) == "[adam] expected 1 parameters as before, got b too");
+  CHECK(refusal(3, 5) == "[adam] expected both moments in the saved state of 2 steps");
+  CHECK(adam.steps() == 2);
+  CHECK(adam.state().size() == state.size());
+  Adam<double> fresh;
+  fresh.restore(Adam<double>().state(), p);  // before any step there are no moments
+  CHECK(fresh.steps() == 0);
 }
 
 TEST_CASE("the saved state names what belongs to which parameter") {

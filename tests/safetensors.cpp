@@ -1,5 +1,5 @@
-#include "settle/io/safetensors.hpp"
 #include "errors.hpp"
+#include "settle/io/modules.hpp"
 #include "temporary_folder.hpp"
 
 #include <doctest/doctest.h>
@@ -36,6 +36,15 @@ std::string little_endian(std::uint64_t number) {
 std::string with_header(const std::string& header, std::size_t data_bytes) {
   return little_endian(header.size()) + header + std::string(data_bytes, '\1');
 }
+
+/// A module with a value that is saved and not trained.
+struct Normed {
+  Var<float> weight, mean;
+  void parameters(auto&& visit) { visit("weight", weight); }
+  void buffers(auto&& visit) { visit("mean", mean); }
+
+  static Normed of(float weight, float mean) { return {Tensor<float>(Shape{2}, weight), Tensor<float>(Shape{}, mean)}; }
+};
 
 template <class T>
 std::vector<T> list(const Tensor<T>& tensor) {
@@ -285,4 +294,30 @@ TEST_CASE("the parity cases are read, and their objective adds up") {
     CHECK(file.get<double>("total").item() == doctest::Approx(number("loss_scale") * total).epsilon(1e-12));
   }
   CHECK(files == 8);
+}
+
+TEST_CASE("a module is saved with its buffers, and loaded whole or not at all") {
+  const TemporaryFolder folder;
+  SafetensorsWriter writer;
+  add_module(writer, "net.", Normed::of(1.5f, 2.5f));
+  add_tensors(writer, "adam.", NamedTensors<double>{{"steps", Tensor<double>(Shape{}, 7.0)}});
+  writer.write(folder.path() / "file");
+  const SafetensorsFile file = read_safetensors(folder.path() / "file");
+
+  Normed loaded = Normed::of(0, 0);
+  load_module(file, "net.", loaded);
+  CHECK(loaded.weight.value().data()[1] == 1.5f);
+  CHECK(loaded.mean.item() == 2.5f);
+  const auto tensors = load_tensors<float>(file, "adam.");
+  REQUIRE(tensors.size() == 1);
+  CHECK(tensors[0].first == "steps");
+  CHECK(tensors[0].second.item() == 7.f);
+
+  Normed other = Normed::of(0, 0);
+  CHECK(
+      contains(error_of([&] { load_parameters(file, "net.", other); }), "'net.mean' is not a parameter of this model"));
+  CHECK(contains(error_of([&] { load_module(file, "", other); }), "expected a tensor 'weight', found none"));
+  other.mean = Tensor<float>(Shape{3}, 0.f);
+  CHECK(contains(error_of([&] { load_module(file, "net.", other); }), "'net.mean': expected shape (3), got ()"));
+  CHECK(other.weight.value().data()[0] == 0);
 }

@@ -94,6 +94,9 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata;
   std::vector<std::string> names;  ///< the tensors, in the order of their data in the file
 
+  /// Where it was read, for complaints.
+  const std::string& path() const { return path_; }
+
   bool has(const std::string& name) const { return entries_.contains(name); }
 
   /// A tensor's extents. Throws Error when the file has no such tensor.

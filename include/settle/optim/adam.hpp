@@ -57,11 +57,17 @@ class Adam {
     return out;
   }
 
-  /// Continues from a saved state. Throws Error when it holds no number of steps; that it fits is checked at the next
-  /// step.
-  void restore(const NamedTensors<T, Device>& state) {
-    steps_ = static_cast<int>(detail::find_named("adam", state, "steps").item());
-    first_.restore(state), second_.restore(state);
+  /// Continues with a module from a saved state. Throws Error, and changes nothing, when the state lacks the number of
+  /// steps or, after any, the moments of the module's parameters.
+  template <class M>
+  void restore(const NamedTensors<T, Device>& state, M& module) {
+    Adam restored(options);
+    restored.steps_ = static_cast<int>(detail::find_named("adam", state, "steps").item());
+    restored.first_.restore("adam", state, module), restored.second_.restore("adam", state, module);
+    for (const auto* moments : {&restored.first_, &restored.second_})
+      require(moments->empty() == (restored.steps_ == 0), "adam", "expected both moments in the saved state of ",
+              restored.steps_, " steps");
+    *this = std::move(restored);
   }
 
  private:

@@ -23,9 +23,11 @@ class ParameterState {
   /// Makes the zeros on the first use. Throws Error when the module's parameters are not those of before.
   template <class M>
   void prepare(const char* where, M& module) {
+    const bool first_use = values_.empty();
     std::size_t count = 0;
     module.parameters([&](const std::string& name, const Var<T, Device>& p) {
-      if (count == values_.size()) values_.emplace_back(name, Tensor<T, Device>(p.shape(), T{0}));
+      if (first_use) values_.emplace_back(name, Tensor<T, Device>(p.shape(), T{0}));
+      require(count < values_.size(), where, "expected ", values_.size(), " parameters as before, got ", name, " too");
       const auto& [known, value] = values_[count++];
       require(known == name && value.shape() == p.shape(), where, "expected parameter ", known, ' ', value.shape(),
               " as before, got ", name, ' ', p.shape());
@@ -40,12 +42,18 @@ class ParameterState {
     for (const auto& [parameter, value] : values_) out.emplace_back(name_ + '.' + parameter, value);
   }
 
-  /// Takes back those tensors of a list that save() named.
-  void restore(const NamedTensors<T, Device>& from) {
-    values_.clear();
+  /// Takes back those tensors of a list that save() named. Throws Error, and changes nothing, when they are there but
+  /// are not those of the module's parameters; none are where no step had been taken.
+  template <class M>
+  void restore(const char* where, const NamedTensors<T, Device>& from, M& module) {
+    ParameterState restored(name_);
     for (const auto& [name, value] : from)
-      if (name.starts_with(name_ + '.')) values_.emplace_back(name.substr(name_.size() + 1), value);
+      if (name.starts_with(name_ + '.')) restored.values_.emplace_back(name.substr(name_.size() + 1), value);
+    if (!restored.values_.empty()) restored.prepare(where, module);
+    *this = std::move(restored);
   }
+
+  bool empty() const { return values_.empty(); }
 
  private:
   std::string name_;

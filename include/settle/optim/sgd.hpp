@@ -42,8 +42,11 @@ class Sgd {
     return out;
   }
 
-  /// Continues from a saved state; that it fits is checked at the next step.
-  void restore(const NamedTensors<T, Device>& state) { momentum_.restore(state); }
+  /// Continues with a module from a saved state. Throws Error, and changes nothing, when it is another module's.
+  template <class M>
+  void restore(const NamedTensors<T, Device>& state, M& module) {
+    momentum_.restore("sgd", state, module);
+  }
 
  private:
   detail::ParameterState<T, Device> momentum_{"momentum"};
