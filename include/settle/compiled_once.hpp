@@ -29,7 +29,8 @@
   namespace detail {                                                                                                \
   SETTLE_COMPILED_ONCE std::vector<Var<T>> pointwise<T, Cpu>(const PointwiseFunction<T, Cpu>&, const Shape&,        \
                                                              const std::vector<Var<T>>&, const std::vector<Shape>&, \
-                                                             const std::vector<bool>&);                             \
+                                                             const std::vector<bool>&,                              \
+                                                             const std::vector<Tensor<T>>&);                        \
   }                                                                                                                 \
   SETTLE_COMPILED_ONCE Var<T> conv(const Var<T>&, const Var<T>&, const ConvOptions&);                               \
   SETTLE_COMPILED_ONCE Var<T> matmul(const Var<T>&, const Var<T>&, const MatmulOptions&);                           \
