@@ -39,13 +39,15 @@ struct TilePart {
   Index top, bottom, left, right;
 };
 
-/// The tile whose element (0, 0) is the element (y, x) of a plane; of it those of `part` that are in the plane.
+/// The tile whose element (0, 0) is the element (y, x) of a plane; of it those of `part` that are in the plane. The same
+/// of the next plane is fetched.
 template <class T>
 TileWindow<T> tile_window(T* plane, Index height, Index width, Index y, Index x, const TilePart& part) {
   const Index top = std::clamp(-y, part.top, part.bottom), left = std::clamp(-x, part.left, part.right);
   return {.plane = plane,
           .origin = y * width + x,
           .stride = width,
+          .next = height * width,
           .top = static_cast<int>(top),
           .bottom = static_cast<int>(std::clamp(height - y, top, part.bottom)),
           .left = static_cast<int>(left),
@@ -278,8 +280,12 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
           return tile_window(y + (place.image * outputs + channel) * height * width, height, width, place.y - row,
                              place.x - column, valid);
         };
-        Transform::inverse([&](int p, int c) { return Transform::read(from + p * stride + c * second); },
-                           window(2 * pair), single ? TileWindow<T>{} : window(2 * pair + 1));
+        const auto read = [&](int p, int c) {
+          const T* const at = from + p * stride + c * second;
+          fetch<false>(at + 2 * complex_size, complex_size);  // for the next pair
+          return Transform::read(at);
+        };
+        Transform::inverse(read, window(2 * pair), single ? TileWindow<T>{} : window(2 * pair + 1));
       }
     });
   }
@@ -329,6 +335,7 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
         return ComplexPacket<T>{z.re * scale, z.im * scale};
       };
       const auto read = [&](int p, int column) {  // A + iB, then A - iB
+        fetch<false>(from + p * sum_stride + (2 + column) * complex_size, complex_size);  // for the next pair
         const auto a = scaled(from + p * sum_stride);
         if (single) return a;
         const auto b = scaled(from + p * sum_stride + complex_size);
