@@ -61,30 +61,28 @@ struct ComplexMatrix {
   Index row, column;
 };
 
-/// Asks for memory that is needed soon, a little at a time.
+/// Asks for two stretches of memory that are needed soon, a little of each at a time.
+template <class T>
 class Prefetch {
  public:
   Prefetch() = default;
-  template <class T>
-  Prefetch(const T* data, Index size)
-      : at_(reinterpret_cast<const char*>(data)), end_(reinterpret_cast<const char*>(data + size)) {}
+  Prefetch(const T* first, Index first_size, const T* second, Index second_size)
+      : first_(first), first_end_(first + first_size), second_(second), second_end_(second + second_size) {}
 
   SETTLE_INLINE void next() {
-    if (at_ >= end_) return;
-    __builtin_prefetch(at_, 0, 2);
-    __builtin_prefetch(at_ + 64, 0, 2);
-    at_ += 128;
+    constexpr int step = 128 / sizeof(T);
+    if (first_ < first_end_) fetch<false>(first_, step), first_ += step;
+    if (second_ < second_end_) fetch<false>(second_, step), second_ += step;
   }
 
  private:
-  const char* at_ = nullptr;
-  const char* end_ = nullptr;
+  const T *first_ = nullptr, *first_end_ = nullptr, *second_ = nullptr, *second_end_ = nullptr;
 };
 
 /// A block of rows x columns of out (+)= left * right, the imaginary parts times `sign`. The rows of `right` have no gaps.
 template <int rows, int columns, class T>
 SETTLE_INLINE void complex_block(const ComplexMatrix<const T*>& left, const T* right, Index depth, T sign,
-                                 const ComplexMatrix<T*>& out, bool add, Prefetch& soon) {
+                                 const ComplexMatrix<T*>& out, bool add, Prefetch<T>& soon) {
   constexpr int lanes = packet_size<T>, count = rows * columns;
   Packet<T> re[count], im[count];
   SETTLE_UNROLL for (int i = 0; i < count; ++i) re[i] = im[i] = Packet<T>{};
@@ -125,7 +123,7 @@ constexpr Index product_scratch(Index depth, Index columns) {
 template <class T>
 void complex_product(bool conjugate, const ComplexMatrix<const T*>& left, const ComplexMatrix<const T*>& right,
                      Index rows, Index depth, Index columns, const ComplexMatrix<T*>& out, bool add, T* scratch,
-                     Prefetch soon) {
+                     Prefetch<T> soon) {
   constexpr Index lanes = packet_size<T>;
   constexpr int at_once = packet_registers >= 32 ? 2 : 1;
   const T sign = conjugate ? T(-1) : T(1);  // conj(left) right = conj(left conj(right))
@@ -266,7 +264,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
                            {w, transpose ? complex_size : inputs * complex_size,
                             transpose ? outputs * complex_size : complex_size},
                            {at, row_stride, complex_size}, outputs, inputs, count, {at, row_stride, complex_size}, false,
-                           product + part * product_size, Prefetch(w + w_stride, p + 1 < end ? w_stride : 0));
+                           product + part * product_size, Prefetch<T>(w + w_stride, p + 1 < end ? w_stride : 0, at + stride, p + 1 < end ? inputs * row_stride : 0));
       }
     });
     pool.parallel_for(outputs * pairs, 4, [&](Index begin, Index end) {
@@ -322,7 +320,7 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
                            {x_spectra + p * stride, complex_size, count * complex_size}, outputs, count, inputs,
                            {sums + p * sum_stride, inputs * complex_size, complex_size}, first > 0,
                            product + part * product_size,
-                           Prefetch(x_spectra + (p + 1) * stride, p + 1 < end ? stride : 0));
+                           Prefetch<T>(x_spectra + (p + 1) * stride, p + 1 < end ? stride : 0, sums + (p + 1) * sum_stride, p + 1 < end && first > 0 ? sum_stride : 0));
     });
   }
   pool.parallel_for((planes + 1) / 2, 4, [&](Index begin, Index end) {

@@ -129,13 +129,6 @@ SETTLE_INLINE V reversed(V v, bool keep_first) {
 
 }  // namespace detail
 
-/// Asks for the memory of `count` numbers, to read or to write them soon.
-template <bool write, class T>
-SETTLE_INLINE void fetch(const T* data, int count) {
-  constexpr int line = 64 / sizeof(T);
-  for (int i = 0; i < count; i += line) __builtin_prefetch(data + i, write);
-}
-
 /// A tile of a plane: its element (y, x) is the plane's element origin + y * stride + x inside a window, and zero
 /// outside. The origin may lie outside the plane, the window may not. What is `next` elements behind is fetched for a
 /// transform to come.
