@@ -195,13 +195,15 @@ template <class T>
 void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y) {
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const ChannelBlocks blocks(outputs);
+  const bool cached = (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) <= 2 * band_bytes;
   for_each_pixel_run<T>(g, inputs + outputs, channel_mix_parts(g), [&](int, Index image, Index begin, Index end) {
     const TapLoop loop{inputs, pixels, 1, 0, 1, 0};
     const T* weights = packed + image % g.groups * inputs * outputs;
     // A run that is shorter than a packet begins earlier, and repeats some of the run before.
     const Index first = std::max<Index>(0, std::min(begin, end - packet_size<T>));
     for (Index block = 0; block < blocks.count; ++block) {
-      const FetchAhead next_run{end - begin, inputs * block / blocks.count, inputs * (block + 1) / blocks.count};
+      const FetchAhead next_run{cached ? 0 : end - begin, inputs * block / blocks.count,
+                                inputs * (block + 1) / blocks.count};
       blocks.with_size(block, [&](auto size) {
         direct_band<size>(loop, 1, end - first, x + image * inputs * pixels + first, 0, weights,
                           y + (image * outputs + blocks.begin(block)) * pixels + first, pixels, next_run);
