@@ -47,11 +47,11 @@ TileWindow<T> tile_window(T* plane, Index height, Index width, Index y, Index x,
   return {.plane = plane,
           .origin = y * width + x,
           .stride = width,
-          .next = height * width,
           .top = static_cast<int>(top),
           .bottom = static_cast<int>(std::clamp(height - y, top, part.bottom)),
           .left = static_cast<int>(left),
-          .right = static_cast<int>(std::clamp(width - x, left, part.right))};
+          .right = static_cast<int>(std::clamp(width - x, left, part.right)),
+          .next = height * width};
 }
 
 /// A matrix of complex packets: element (r, c) at data + r * row + c * column, strides in elements of T.

@@ -135,8 +135,9 @@ SETTLE_INLINE V reversed(V v, bool keep_first) {
 template <class T>
 struct TileWindow {
   T* plane = nullptr;
-  Index origin = 0, stride = 0, next = 0;
+  Index origin = 0, stride = 0;
   int top = 0, bottom = 0, left = 0, right = 0;
+  Index next = 0;
 
   T* at(int y, int x) const { return plane + origin + y * stride + x; }
 };
