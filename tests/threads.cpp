@@ -168,7 +168,10 @@ TEST_CASE("two threads may train at the same time: each finds what it would find
     const std::vector<float> expected[] = {train(1), train(2)};
     std::vector<float> found[2];
     {
-      std::jthread other([&] { found[1] = train(2); });
+      std::jthread other([&, algorithm = PreferredConvAlgorithm::or_preferred(ConvAlgorithm::automatic)] {
+        const PreferredConvAlgorithm as_here(algorithm);  // a preference is a thread's own
+        found[1] = train(2);
+      });
       found[0] = train(1);
     }
     CHECK(found[0] == expected[0]);

@@ -107,7 +107,12 @@ class Pullback {
     }
     void add_to(int id, const Var<T, Device>& cotangent) {
       Var<T, Device>& slot = slots[static_cast<std::size_t>(id - pullback.first_)];
-      slot = slot.defined() ? slot + cotangent : cotangent;
+      if (!slot.defined())
+        slot = cotangent;
+      else if (slot.tape() || pullback.tape_->recording() || !slot.value().unique())
+        slot = slot + cotangent;
+      else
+        detail::add_in_place(const_cast<Tensor<T, Device>&>(slot.value()), cotangent.value());
     }
     Pullback& pullback;
     std::vector<Var<T, Device>>& slots;

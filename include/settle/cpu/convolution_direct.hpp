@@ -131,11 +131,16 @@ SETTLE_INLINE void sum_taps(const TapLoop& loop, const T* const (&x)[packets], c
   }
 }
 
+/// What a block of channels fetches for the pixels `distance` further on: their outputs, and some input channels.
+struct FetchAhead {
+  Index distance = 0, begin = 0, end = 0;
+};
+
 /// One block of output channels on a band of `rows` rows of `width` pixels: x has its rows `stride` apart, y is
 /// contiguous with its planes `plane` apart.
 template <int outputs, class T>
 void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index stride, const T* packed, T* y,
-                 Index plane) {
+                 Index plane, const FetchAhead& ahead = {}) {
   constexpr int packets = block_packets(outputs);
   constexpr Index lanes = packet_size<T>;
   Index row = 0, column = 0;
@@ -151,6 +156,12 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
       column += lanes;
       if (column >= width) ++row, column = 0;
     }
+    if (ahead.distance > 0)
+      for (int p = 0; p < packets; ++p) {
+        for (Index c = ahead.begin; c < ahead.end; ++c)
+          fetch<false>(from[p] + c * loop.channel_stride + ahead.distance, packet_size<T>);
+        for (int o = 0; o < outputs; ++o) fetch<true>(to[p] + o * plane + ahead.distance, packet_size<T>);
+      }
     Packet<T> sums[outputs][packets];
     sum_taps<outputs, packets>(loop, from, packed, sums);
     SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p) if (width >= lanes)
@@ -184,15 +195,18 @@ template <class T>
 void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y) {
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const ChannelBlocks blocks(outputs);
+  const bool cached = (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) <= 2 * band_bytes;
   for_each_pixel_run<T>(g, inputs + outputs, channel_mix_parts(g), [&](int, Index image, Index begin, Index end) {
     const TapLoop loop{inputs, pixels, 1, 0, 1, 0};
     const T* weights = packed + image % g.groups * inputs * outputs;
     // A run that is shorter than a packet begins earlier, and repeats some of the run before.
     const Index first = std::max<Index>(0, std::min(begin, end - packet_size<T>));
     for (Index block = 0; block < blocks.count; ++block) {
+      const FetchAhead next_run{cached ? 0 : end - begin, inputs * block / blocks.count,
+                                inputs * (block + 1) / blocks.count};
       blocks.with_size(block, [&](auto size) {
         direct_band<size>(loop, 1, end - first, x + image * inputs * pixels + first, 0, weights,
-                          y + (image * outputs + blocks.begin(block)) * pixels + first, pixels);
+                          y + (image * outputs + blocks.begin(block)) * pixels + first, pixels, next_run);
       });
       weights += blocks.size(block) * inputs;
     }

@@ -39,7 +39,8 @@ struct TilePart {
   Index top, bottom, left, right;
 };
 
-/// The tile whose element (0, 0) is the element (y, x) of a plane; of it those of `part` that are in the plane.
+/// The tile whose element (0, 0) is the element (y, x) of a plane; of it those of `part` that are in the plane. The same
+/// of the next plane is fetched.
 template <class T>
 TileWindow<T> tile_window(T* plane, Index height, Index width, Index y, Index x, const TilePart& part) {
   const Index top = std::clamp(-y, part.top, part.bottom), left = std::clamp(-x, part.left, part.right);
@@ -49,7 +50,8 @@ TileWindow<T> tile_window(T* plane, Index height, Index width, Index y, Index x,
           .top = static_cast<int>(top),
           .bottom = static_cast<int>(std::clamp(height - y, top, part.bottom)),
           .left = static_cast<int>(left),
-          .right = static_cast<int>(std::clamp(width - x, left, part.right))};
+          .right = static_cast<int>(std::clamp(width - x, left, part.right)),
+          .next = height * width};
 }
 
 /// A matrix of complex packets: element (r, c) at data + r * row + c * column, strides in elements of T.
@@ -59,45 +61,38 @@ struct ComplexMatrix {
   Index row, column;
 };
 
-/// Asks for memory that is needed soon, a little at a time.
+/// Asks for two stretches of memory that are needed soon, a little of each at a time.
+template <class T>
 class Prefetch {
  public:
   Prefetch() = default;
-  template <class T>
-  Prefetch(const T* data, Index size)
-      : at_(reinterpret_cast<const char*>(data)), end_(reinterpret_cast<const char*>(data + size)) {}
+  Prefetch(const T* first, Index first_size, const T* second, Index second_size)
+      : first_(first), first_end_(first + first_size), second_(second), second_end_(second + second_size) {}
 
   SETTLE_INLINE void next() {
-    if (at_ >= end_) return;
-    __builtin_prefetch(at_, 0, 2);
-    __builtin_prefetch(at_ + 64, 0, 2);
-    at_ += 128;
+    constexpr int step = 128 / sizeof(T);
+    if (first_ < first_end_) fetch<false>(first_, step), first_ += step;
+    if (second_ < second_end_) fetch<false>(second_, step), second_ += step;
   }
 
  private:
-  const char* at_ = nullptr;
-  const char* end_ = nullptr;
+  const T *first_ = nullptr, *first_end_ = nullptr, *second_ = nullptr, *second_end_ = nullptr;
 };
 
-/// A block of rows x columns of out (+)= left * right, or conj(left) * right.
-template <int rows, int columns, bool conjugate, class T>
-SETTLE_INLINE void complex_block(const ComplexMatrix<const T*>& left, const ComplexMatrix<const T*>& right, Index depth,
-                                 const ComplexMatrix<T*>& out, bool add, Prefetch& soon) {
-  constexpr int lanes = packet_size<T>;
-  Packet<T> re[rows * columns], im[rows * columns];
-  SETTLE_UNROLL for (int i = 0; i < rows * columns; ++i) {
-    const T* at = out.data + i / columns * out.row + i % columns * out.column;
-    re[i] = add ? load(at) : Packet<T>{};
-    im[i] = add ? load(at + lanes) : Packet<T>{};
-  }
+/// A block of rows x columns of out (+)= left * right, the imaginary parts times `sign`. The rows of `right` have no gaps.
+template <int rows, int columns, class T>
+SETTLE_INLINE void complex_block(const ComplexMatrix<const T*>& left, const T* right, Index depth, T sign,
+                                 const ComplexMatrix<T*>& out, bool add, Prefetch<T>& soon) {
+  constexpr int lanes = packet_size<T>, count = rows * columns;
+  Packet<T> re[count], im[count];
+  SETTLE_UNROLL for (int i = 0; i < count; ++i) re[i] = im[i] = Packet<T>{};
   const T* l = left.data;
-  const T* r = right.data;
-  for (Index k = 0; k < depth; ++k, l += left.column, r += right.row) {
+  for (Index k = 0; k < depth; ++k, l += left.column, right += 2 * columns * lanes) {
     soon.next();
     Packet<T> right_re[columns], right_im[columns];
     SETTLE_UNROLL for (int c = 0; c < columns; ++c) {
-      right_re[c] = held(load(r + c * right.column));
-      right_im[c] = held(load(r + c * right.column + lanes));
+      right_re[c] = held(load(right + 2 * c * lanes));
+      right_im[c] = held(load(right + (2 * c + 1) * lanes));
     }
     SETTLE_UNROLL for (int o = 0; o < rows; ++o) {
       const Packet<T> left_re = held(load(l + o * left.row)), left_im = held(load(l + o * left.row + lanes));
@@ -105,35 +100,53 @@ SETTLE_INLINE void complex_block(const ComplexMatrix<const T*>& left, const Comp
         const int i = o * columns + c;
         re[i] = fma(left_re, right_re[c], re[i]);
         im[i] = fma(left_re, right_im[c], im[i]);
-        re[i] = fma(conjugate ? left_im : -left_im, right_im[c], re[i]);
-        im[i] = fma(conjugate ? -left_im : left_im, right_re[c], im[i]);
+        re[i] = fma(-left_im, right_im[c], re[i]);
+        im[i] = fma(left_im, right_re[c], im[i]);
       }
     }
   }
-  SETTLE_UNROLL for (int i = 0; i < rows * columns; ++i) {
-    T* at = out.data + i / columns * out.row + i % columns * out.column;
-    store(at, re[i]);
-    store(at + lanes, im[i]);
+  SETTLE_UNROLL for (int i = 0; i < count; ++i) {
+    T* const at = out.data + i / columns * out.row + i % columns * out.column;
+    store(at, add ? load(at) + re[i] : re[i]);
+    store(at + lanes, add ? load(at + lanes) + im[i] * sign : im[i] * sign);
   }
 }
 
-/// out (+)= left * right, or conj(left) * right, at one packet of frequencies; meanwhile fetches what is needed soon.
-template <bool conjugate, class T>
-void complex_product(const ComplexMatrix<const T*>& left, const ComplexMatrix<const T*>& right, Index rows, Index depth,
-                     Index columns, const ComplexMatrix<T*>& out, bool add, Prefetch soon) {
+/// The elements of scratch that complex_product needs.
+template <class T>
+constexpr Index product_scratch(Index depth, Index columns) {
+  return 2 * depth * columns * packet_size<T>;
+}
+
+/// out (+)= left * right, or conj(left) * right, at one packet of frequencies. `right` is copied to `scratch` first, so
+/// out may be where it was. Meanwhile fetches what is needed soon.
+template <class T>
+void complex_product(bool conjugate, const ComplexMatrix<const T*>& left, const ComplexMatrix<const T*>& right,
+                     Index rows, Index depth, Index columns, const ComplexMatrix<T*>& out, bool add, T* scratch,
+                     Prefetch<T> soon) {
+  constexpr Index lanes = packet_size<T>;
   constexpr int at_once = packet_registers >= 32 ? 2 : 1;
+  const T sign = conjugate ? T(-1) : T(1);  // conj(left) right = conj(left conj(right))
+  T* to = scratch;
+  for (Index begin = 0; begin < columns; begin += at_once)
+    for (Index k = 0; k < depth; ++k)
+      for (Index c = begin; c < std::min(begin + at_once, columns); ++c, to += 2 * lanes) {
+        const T* const from = right.data + k * right.row + c * right.column;
+        store(to, load(from));
+        store(to + lanes, load(from + lanes) * sign);
+      }
   const ChannelBlocks blocks(rows);
   for (Index block = 0; block < blocks.count; ++block)
     blocks.with_size(block, [&](auto size) {
-      ComplexMatrix<const T*> l = left, r = right;
-      ComplexMatrix<T*> to = out;
+      ComplexMatrix<const T*> l = left;
+      ComplexMatrix<T*> o = out;
       l.data += blocks.begin(block) * left.row;
-      to.data += blocks.begin(block) * out.row;
+      o.data += blocks.begin(block) * out.row;
+      const T* r = scratch;
       Index c = 0;
-      for (; c + at_once <= columns; c += at_once, r.data += at_once * r.column, to.data += at_once * to.column)
-        complex_block<size, at_once, conjugate>(l, r, depth, to, add, soon);
-      for (; c < columns; ++c, r.data += r.column, to.data += to.column)
-        complex_block<size, 1, conjugate>(l, r, depth, to, add, soon);
+      for (; c + at_once <= columns; c += at_once, o.data += at_once * o.column, r += 2 * at_once * depth * lanes)
+        complex_block<size, at_once>(l, r, depth, sign, o, add, soon);
+      if (c < columns) complex_block<size, 1>(l, r, depth, sign, o, add, soon);
     });
 }
 
@@ -228,44 +241,49 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   const Index inputs = g.in_channels, outputs = g.out_channels, height = g.out_height(), width = g.out_width();
   const Index round = tiles_in_round<n, T>(g, plan);
   const Index w_stride = packet_stride<n, T>(inputs * outputs);
-  const Index x_stride = packet_stride<n, T>(inputs * round), y_stride = packet_stride<n, T>(outputs * round);
-  auto scratch = workspace<T>(Transform::packets * (x_stride + y_stride));
-  T* const x_spectra = scratch.mutable_data();
-  T* const y_spectra = x_spectra + Transform::packets * x_stride;
+  const Index stride = packet_stride<n, T>(std::max(inputs, outputs) * round);
+  ThreadPool& pool = ThreadPool::instance();
+  const int parts = pool.parts_for(Transform::packets, 1);
+  const Index product_size = product_scratch<T>(inputs, round);
+  auto scratch = workspace<T>(Transform::packets * stride + parts * product_size);
+  T* const spectra = scratch.mutable_data();  // x's, then y's in their place
+  T* const product = spectra + Transform::packets * stride;
   const Index row = transpose ? g.kernel_height - 1 : 0, column = transpose ? g.kernel_width - 1 : 0;
   const TilePart valid{row, row + plan.height, column, column + plan.width};  // of the circular convolution
-  ThreadPool& pool = ThreadPool::instance();
   for (Index first = 0; first < plan.count; first += round) {
     const Index count = std::min(round, plan.count - first), pairs = (count + 1) / 2;
     transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}, first, count, T(1),
-                       x_spectra, x_stride);
-    pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
-      for (Index p = begin; p < end; ++p) {
-        const T* w = weights + p * w_stride;
-        const Prefetch soon(w + w_stride, p + 1 < end ? w_stride : 0);
-        const ComplexMatrix<const T*> right{x_spectra + p * x_stride, count * complex_size, complex_size};
-        const ComplexMatrix<T*> out{y_spectra + p * y_stride, count * complex_size, complex_size};
-        if (transpose)
-          complex_product<true>({w, complex_size, outputs * complex_size}, right, outputs, inputs, count, out, false,
-                                soon);
-        else
-          complex_product<false>({w, inputs * complex_size, complex_size}, right, outputs, inputs, count, out, false,
-                                 soon);
+                       spectra, stride);
+    pool.run(parts, [&](int part) {
+      const Index end = Transform::packets * (part + 1) / parts;
+      for (Index p = Transform::packets * part / parts; p < end; ++p) {
+        const T* const w = weights + p * w_stride;
+        T* const at = spectra + p * stride;
+        const Index row_stride = count * complex_size;
+        complex_product<T>(transpose,
+                           {w, transpose ? complex_size : inputs * complex_size,
+                            transpose ? outputs * complex_size : complex_size},
+                           {at, row_stride, complex_size}, outputs, inputs, count, {at, row_stride, complex_size}, false,
+                           product + part * product_size, Prefetch<T>(w + w_stride, p + 1 < end ? w_stride : 0, at + stride, p + 1 < end ? inputs * row_stride : 0));
       }
     });
     pool.parallel_for(outputs * pairs, 4, [&](Index begin, Index end) {
       for (Index unit = begin; unit < end; ++unit) {
         const Index channel = unit / pairs, pair = unit % pairs;
         const bool single = 2 * pair + 1 == count;
-        const T* from = y_spectra + (channel * count + 2 * pair) * complex_size;
+        const T* from = spectra + (channel * count + 2 * pair) * complex_size;
         const Index second = single ? 0 : complex_size;
         const auto window = [&](Index tile) {
           const TilePlace place(plan, first + tile);
           return tile_window(y + (place.image * outputs + channel) * height * width, height, width, place.y - row,
                              place.x - column, valid);
         };
-        Transform::inverse([&](int p, int c) { return Transform::read(from + p * y_stride + c * second); },
-                           window(2 * pair), single ? TileWindow<T>{} : window(2 * pair + 1));
+        const auto read = [&](int p, int c) {
+          const T* const at = from + p * stride + c * second;
+          fetch<false>(at + 2 * complex_size, complex_size);  // for the next pair
+          return Transform::read(at);
+        };
+        Transform::inverse(read, window(2 * pair), single ? TileWindow<T>{} : window(2 * pair + 1));
       }
     });
   }
@@ -280,11 +298,14 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index inputs = g.in_channels, outputs = g.out_channels, planes = inputs * outputs;
   const Index round = tiles_in_round<n, T>(g, plan), sum_stride = packet_stride<n, T>(planes);
   const Index stride = packet_stride<n, T>((inputs + outputs) * round), x_size = inputs * round * complex_size;
-  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride));
+  ThreadPool& pool = ThreadPool::instance();
+  const int parts = pool.parts_for(Transform::packets, 1);
+  const Index product_size = product_scratch<T>(round, inputs);
+  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + parts * product_size);
   T* const sums = scratch.mutable_data();  // [packet][output][input]
   T* const x_spectra = sums + Transform::packets * sum_stride;
   T* const gy_spectra = x_spectra + x_size;  // behind x's in each packet
-  ThreadPool& pool = ThreadPool::instance();
+  T* const product = x_spectra + Transform::packets * stride;
   for (Index first = 0; first < plan.count; first += round) {
     const Index count = std::min(round, plan.count - first);
     transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}, first, count, T(1),
@@ -292,12 +313,14 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
     // Both columns of a pair give the sum over its two tiles: a single tile, with one, counts double.
     transform_tiles<n>(plan, gy, outputs, g.out_height(), g.out_width(), 0, 0, {0, plan.height, 0, plan.width}, first,
                        count, T(2), gy_spectra, stride);
-    pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
-      for (Index p = begin; p < end; ++p)
-        complex_product<true, T>({gy_spectra + p * stride, count * complex_size, complex_size},
-                                 {x_spectra + p * stride, complex_size, count * complex_size}, outputs, count, inputs,
-                                 {sums + p * sum_stride, inputs * complex_size, complex_size}, first > 0,
-                                 Prefetch(x_spectra + (p + 1) * stride, p + 1 < end ? stride : 0));
+    pool.run(parts, [&](int part) {
+      const Index end = Transform::packets * (part + 1) / parts;
+      for (Index p = Transform::packets * part / parts; p < end; ++p)
+        complex_product<T>(true, {gy_spectra + p * stride, count * complex_size, complex_size},
+                           {x_spectra + p * stride, complex_size, count * complex_size}, outputs, count, inputs,
+                           {sums + p * sum_stride, inputs * complex_size, complex_size}, first > 0,
+                           product + part * product_size,
+                           Prefetch<T>(x_spectra + (p + 1) * stride, p + 1 < end ? stride : 0, sums + (p + 1) * sum_stride, p + 1 < end && first > 0 ? sum_stride : 0));
     });
   }
   pool.parallel_for((planes + 1) / 2, 4, [&](Index begin, Index end) {
@@ -310,6 +333,7 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
         return ComplexPacket<T>{z.re * scale, z.im * scale};
       };
       const auto read = [&](int p, int column) {  // A + iB, then A - iB
+        fetch<false>(from + p * sum_stride + (2 + column) * complex_size, complex_size);  // for the next pair
         const auto a = scaled(from + p * sum_stride);
         if (single) return a;
         const auto b = scaled(from + p * sum_stride + complex_size);

@@ -130,12 +130,14 @@ SETTLE_INLINE V reversed(V v, bool keep_first) {
 }  // namespace detail
 
 /// A tile of a plane: its element (y, x) is the plane's element origin + y * stride + x inside a window, and zero
-/// outside. The origin may lie outside the plane, the window may not.
+/// outside. The origin may lie outside the plane, the window may not. What is `next` elements behind is fetched for a
+/// transform to come.
 template <class T>
 struct TileWindow {
   T* plane = nullptr;
   Index origin = 0, stride = 0;
   int top = 0, bottom = 0, left = 0, right = 0;
+  Index next = 0;
 
   T* at(int y, int x) const { return plane + origin + y * stride + x; }
 };
@@ -154,7 +156,7 @@ class TileTransform {
   static constexpr int complex_size = 2 * lanes;  ///< elements of one packet: real parts, then imaginary parts
 
   /// The spectrum of the tiles a + ib. Packet p is written at out + p * packet_stride, its second column behind the
-  /// first if there are two.
+  /// first if there are two. What follows there is fetched for the next pair of tiles.
   static void forward(const TileWindow<const T>& a, const TileWindow<const T>& b, T* out, Index packet_stride,
                       bool two_columns) {
     const auto& twiddles = detail::Twiddles<T, n>::instance();
@@ -181,7 +183,11 @@ class TileTransform {
       detail::fft<n>(
           twiddles, [&](int x) { return rows[x * groups + j]; },
           [&](int kx, ComplexPacket<T> z) {
-            if (kx < half) write(at + kx * packet_stride, z);
+            if (kx < half) {
+              T* const to = at + kx * packet_stride;
+              write(to, z);
+              fetch<true>(to + 2 * complex_size, 2 * complex_size);
+            }
             if (two_columns && (kx == 0 || kx >= n / 2))
               write(negative + (n - kx) % n * packet_stride, conjugate_of_negative(z, j));
           });
@@ -242,7 +248,7 @@ class TileTransform {
 
   /// A group of columns of a tile, for reading row by row. A group that the window's side cuts is copied to `edge`.
   struct Strip {
-    Strip(const TileWindow<const T>& tile, int group, T* edge) : top(tile.top), stride(tile.stride) {
+    Strip(const TileWindow<const T>& tile, int group, T* edge) : top(tile.top), stride(tile.stride), next(tile.next) {
       const Overlap overlap(tile.left, tile.right, group);
       rows = overlap.begin < overlap.end ? static_cast<unsigned>(tile.bottom - tile.top) : 0;
       if (rows == 0) return;
@@ -253,28 +259,39 @@ class TileTransform {
         for (int x = overlap.begin; x < overlap.end; ++x) edge[r * lanes + x] = *tile.at(top + r, group * lanes + x);
       first = edge;
       stride = lanes;
+      next = 0;
     }
     SETTLE_INLINE Packet<T> row(int y) const {
-      return static_cast<unsigned>(y - top) < rows ? load(first + (y - top) * stride) : Packet<T>{};
+      if (static_cast<unsigned>(y - top) >= rows) return Packet<T>{};
+      const T* const at = first + (y - top) * stride;
+      fetch<false>(at + next, lanes);
+      return load(at);
     }
 
     const T* first = nullptr;
     int top;
-    unsigned rows;
-    Index stride;
+    unsigned rows = 0;
+    Index stride, next;
   };
 
   /// A group of columns of a tile, for writing row by row.
   struct OutStrip {
     OutStrip(const TileWindow<T>& tile, int group, T* edge)
-        : window(tile), overlap(tile.left, tile.right, group), first_column(group * lanes), stride(tile.stride) {
+        : window(tile),
+          overlap(tile.left, tile.right, group),
+          first_column(group * lanes),
+          stride(tile.stride),
+          next(tile.next) {
       rows = overlap.begin < overlap.end ? static_cast<unsigned>(tile.bottom - tile.top) : 0;
       if (rows == 0) return;
       first = overlap.whole() ? tile.at(tile.top, first_column) : edge;
-      if (!overlap.whole()) stride = lanes;
+      if (!overlap.whole()) stride = lanes, next = 0;
     }
     SETTLE_INLINE void put(int y, Packet<T> v) const {
-      if (static_cast<unsigned>(y - window.top) < rows) store(first + (y - window.top) * stride, v);
+      if (static_cast<unsigned>(y - window.top) >= rows) return;
+      T* const at = first + (y - window.top) * stride;
+      store(at, v);
+      fetch<true>(at + next, lanes);
     }
     void finish() const {
       if (overlap.whole()) return;
@@ -286,8 +303,8 @@ class TileTransform {
     const TileWindow<T>& window;
     Overlap overlap;
     int first_column;
-    unsigned rows;
-    Index stride;
+    unsigned rows = 0;
+    Index stride, next;
     T* first = nullptr;
   };
 

@@ -70,6 +70,13 @@ SETTLE_INLINE void store(T* p, Packet<T> v) {
   *reinterpret_cast<typename detail::PacketOf<T>::InMemory*>(p) = v;
 }
 
+/// Asks for the memory of `count` numbers, to read or to write them soon.
+template <bool write, class T>
+SETTLE_INLINE void fetch(const T* data, int count) {
+  constexpr int line = 64 / sizeof(T);
+  for (int i = 0; i < count; i += line) __builtin_prefetch(data + i, write);
+}
+
 /// The packet with `value` in every lane.
 template <class T>
 SETTLE_INLINE Packet<T> splat(T value) {

@@ -35,6 +35,9 @@ struct Chunk {
   std::array<double*, expr::max_operands> total{};  ///< for sum (one), sum_each (one per position)
 };
 
+/// How many packets ahead of its use the memory of a long loop is asked for.
+inline constexpr Index ahead = 64;
+
 /// One operation on packets.
 template <expr::Operation operation, class T>
 SETTLE_INLINE Packet<T> evaluate(Packet<T> a, [[maybe_unused]] Packet<T> b, [[maybe_unused]] Packet<T> c,
@@ -146,8 +149,14 @@ struct Compiled {
       for (; at + width <= end; at += width) {
         packet(input.data(), chunk.put.data(), [&](auto r, Packet<T> value) __attribute__((always_inline)) {
           switch (chunk.put[r]) {
-            case Put::assign: store(chunk.output[r] + at, value); break;
-            case Put::accumulate: store(chunk.output[r] + at, load(chunk.output[r] + at) + value); break;
+            case Put::assign:
+              store(chunk.output[r] + at, value);
+              fetch<true>(chunk.output[r] + at + ahead * width, width);
+              break;
+            case Put::accumulate:
+              store(chunk.output[r] + at, load(chunk.output[r] + at) + value);
+              fetch<true>(chunk.output[r] + at + ahead * width, width);
+              break;
             case Put::sum: total[r] += value; break;
             case Put::sum_each:
               for (int l = 0; l < width; ++l) chunk.total[r][at + l] += static_cast<double>(value[l]);
@@ -155,7 +164,10 @@ struct Compiled {
             case Put::skip: break;
           }
         });
-        for (std::size_t k = 0; k < inputs; ++k) input[k] += step[k];
+        for (std::size_t k = 0; k < inputs; ++k) {
+          input[k] += step[k];
+          fetch<false>(input[k] + ahead * step[k], width);
+        }
       }
       add_totals();
     }
@@ -363,7 +375,11 @@ class LinearKernel {
       Index i = 0;
       for (; i + width <= count; i += width) {
         Packet<T> value = factor;
-        SETTLE_UNROLL for (int v = 0; v < vectors; ++v) value *= load(dense[static_cast<std::size_t>(v)] + i);
+        SETTLE_UNROLL for (int v = 0; v < vectors; ++v) {
+          const T* const at = dense[static_cast<std::size_t>(v)] + i;
+          value *= load(at);
+          fetch<false>(at + ahead * width, width);
+        }
         use(i, value, width);
       }
       if (i < count) {
@@ -379,12 +395,16 @@ class LinearKernel {
     switch (kind) {
       case Put::skip: break;
       case Put::assign:
-        each([&](Index i, Packet<T> value, int n) { n == width ? store(out + i, value) : store_partial(out + i, value, n); });
+        each([&](Index i, Packet<T> value, int n) {
+          n == width ? store(out + i, value) : store_partial(out + i, value, n);
+          fetch<true>(out + i + ahead * width, width);
+        });
         break;
       case Put::accumulate:
         each([&](Index i, Packet<T> value, int n) {
           n == width ? store(out + i, load(out + i) + value)
                      : store_partial(out + i, load_partial(out + i, n) + value, n);
+          fetch<true>(out + i + ahead * width, width);
         });
         break;
       case Put::sum: {

@@ -5,6 +5,7 @@
 
 #include "settle/core/shape.hpp"
 #include "settle/core/threads.hpp"
+#include "settle/cpu/packet.hpp"
 
 // Arrays as vectors, split evenly among systems of equations: the few operations that the solvers do on them. Sums are
 // taken in double and in an order that depends on a system's size alone, so that a system's result is the same bits
@@ -37,12 +38,13 @@ void add_sums(Index size, std::vector<double>& out, const G& g) {
   std::vector<double> partial(static_cast<std::size_t>(size / 8192 + systems + 1), 0.0);
   std::vector<Index> owner(partial.size(), -1);
   each_piece(size, systems, [&](Index s, Index piece, Index begin, Index end) {
-    double sums[4] = {};
+    constexpr Index at_once = 32;  // as many as hide a sum's latency, in packets
+    double sums[at_once] = {};
     Index k = begin;
-    for (; k + 4 <= end; k += 4)
-      for (Index i = 0; i < 4; ++i) sums[i] += g(k + i);
+    for (; k + at_once <= end; k += at_once)
+      for (Index i = 0; i < at_once; ++i) sums[i] += g(k + i);
     for (; k < end; ++k) sums[0] += g(k);
-    partial[static_cast<std::size_t>(piece)] = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    partial[static_cast<std::size_t>(piece)] = sum_pairwise<at_once>(sums);
     owner[static_cast<std::size_t>(piece)] = s;
   });
   for (std::size_t piece = 0; piece < partial.size(); ++piece)

@@ -106,6 +106,15 @@ void pull_values(const PointwiseFunction<T, D>& gradient, const Shape& space, co
     if (into[k].tensor && !into[k].accumulate) gradients.add(k, fresh[k]);
 }
 
+/// sum += x, of the same shape.
+template <class T, class D>
+void add_in_place(Tensor<T, D>& sum, const Tensor<T, D>& x) {
+  constexpr auto same = [](auto v) { return v; };
+  const PointwiseResult<T, D> into{&sum, true};
+  evaluate<T>(PointwiseFunction<T, D>::template of<std::decay_t<decltype(same)>, 1>().kernel(), x.shape(),
+              std::span<const Tensor<T, D>>(&x, 1), std::span<const PointwiseResult<T, D>>(&into, 1));
+}
+
 /// The pointwise primitive: evaluates the wanted results of `function` over `space`, each summed to its shape, unless
 /// `known` gives them. Its gradient is the same primitive applied to the function's gradient, so every order follows.
 template <class T, class D>
