@@ -39,8 +39,8 @@ struct TilePart {
   Index top, bottom, left, right;
 };
 
-/// The tile whose element (0, 0) is the element (y, x) of a plane; of it those of `part` that are in the plane. The same
-/// of the next plane is fetched.
+/// The tile whose element (0, 0) is the element (y, x) of a plane; of it those of `part` that are in the plane. The
+/// same of the next plane is fetched.
 template <class T>
 TileWindow<T> tile_window(T* plane, Index height, Index width, Index y, Index x, const TilePart& part) {
   const Index top = std::clamp(-y, part.top, part.bottom), left = std::clamp(-x, part.left, part.right);
@@ -79,7 +79,8 @@ class Prefetch {
   const T *first_ = nullptr, *first_end_ = nullptr, *second_ = nullptr, *second_end_ = nullptr;
 };
 
-/// A block of rows x columns of out (+)= left * right, the imaginary parts times `sign`. The rows of `right` have no gaps.
+/// A block of rows x columns of out (+)= left * right, the imaginary parts times `sign`. The rows of `right` have no
+/// gaps.
 template <int rows, int columns, class T>
 SETTLE_INLINE void complex_block(const ComplexMatrix<const T*>& left, const T* right, Index depth, T sign,
                                  const ComplexMatrix<T*>& out, bool add, Prefetch<T>& soon) {
@@ -260,11 +261,12 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
         const T* const w = weights + p * w_stride;
         T* const at = spectra + p * stride;
         const Index row_stride = count * complex_size;
-        complex_product<T>(transpose,
-                           {w, transpose ? complex_size : inputs * complex_size,
-                            transpose ? outputs * complex_size : complex_size},
-                           {at, row_stride, complex_size}, outputs, inputs, count, {at, row_stride, complex_size}, false,
-                           product + part * product_size, Prefetch<T>(w + w_stride, p + 1 < end ? w_stride : 0, at + stride, p + 1 < end ? inputs * row_stride : 0));
+        complex_product<T>(
+            transpose,
+            {w, transpose ? complex_size : inputs * complex_size, transpose ? outputs * complex_size : complex_size},
+            {at, row_stride, complex_size}, outputs, inputs, count, {at, row_stride, complex_size}, false,
+            product + part * product_size,
+            Prefetch<T>(w + w_stride, p + 1 < end ? w_stride : 0, at + stride, p + 1 < end ? inputs * row_stride : 0));
       }
     });
     pool.parallel_for(outputs * pairs, 4, [&](Index begin, Index end) {
@@ -320,7 +322,8 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
                            {x_spectra + p * stride, complex_size, count * complex_size}, outputs, count, inputs,
                            {sums + p * sum_stride, inputs * complex_size, complex_size}, first > 0,
                            product + part * product_size,
-                           Prefetch<T>(x_spectra + (p + 1) * stride, p + 1 < end ? stride : 0, sums + (p + 1) * sum_stride, p + 1 < end && first > 0 ? sum_stride : 0));
+                           Prefetch<T>(x_spectra + (p + 1) * stride, p + 1 < end ? stride : 0,
+                                       sums + (p + 1) * sum_stride, p + 1 < end && first > 0 ? sum_stride : 0));
     });
   }
   pool.parallel_for((planes + 1) / 2, 4, [&](Index begin, Index end) {
@@ -332,7 +335,7 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
         const auto z = Transform::read(p);
         return ComplexPacket<T>{z.re * scale, z.im * scale};
       };
-      const auto read = [&](int p, int column) {  // A + iB, then A - iB
+      const auto read = [&](int p, int column) {                                          // A + iB, then A - iB
         fetch<false>(from + p * sum_stride + (2 + column) * complex_size, complex_size);  // for the next pair
         const auto a = scaled(from + p * sum_stride);
         if (single) return a;
