@@ -48,10 +48,8 @@ struct Settings {
 constexpr const char* usage =
     "usage: hgru_step [--model hgru|clstm] [--kernel K] [--size S] [--batch N] [--channels C]\n"
     "                 [--algorithm bptt|cbptt|rbp|crbp] [--steps T] [--neumann M] [--threads P] [--repeat R]\n"
-    "                 [--conv-algorithm automatic|direct|gemm|fft] [--float64] [--json] [--whole] [--cell]
-"
-    "                 [--device cpu|cuda] [--tf32] [--bf16-spectra]
-";
+    "                 [--conv-algorithm automatic|direct|gemm|fft] [--float64] [--json] [--whole] [--cell]\n"
+    "                 [--device cpu|cuda] [--tf32] [--bf16-spectra]\n";
 
 Settings parse(int argc, char** argv) {
   Settings s;
