@@ -111,6 +111,10 @@ TEST_CASE("a state that does not fit the module is refused, and changes nothing"
   Adam<double> fresh;
   fresh.restore(Adam<double>().state(), p);  // before any step there are no moments
   CHECK(fresh.steps() == 0);
+  Adam<double> failed;
+  CHECK_THROWS_AS(failed.step(p, {}), Error);
+  fresh.restore(failed.state(), p);  // after a first step that failed they are zeros
+  CHECK(fresh.steps() == 0);
 }
 
 TEST_CASE("the saved state names what belongs to which parameter") {

@@ -109,7 +109,7 @@ class Pullback {
       Var<T, Device>& slot = slots[static_cast<std::size_t>(id - pullback.first_)];
       if (!slot.defined())
         slot = cotangent;
-      else if (slot.tape() || pullback.tape_->recording() || !slot.value().unique())
+      else if (slot.tape() || cotangent.tape() || pullback.tape_->recording() || !slot.value().unique())
         slot = slot + cotangent;
       else
         detail::add_in_place(const_cast<Tensor<T, Device>&>(slot.value()), cotangent.value());

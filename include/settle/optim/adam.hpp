@@ -65,7 +65,7 @@ class Adam {
     restored.steps_ = static_cast<int>(detail::find_named("adam", state, "steps").item());
     restored.first_.restore("adam", state, module), restored.second_.restore("adam", state, module);
     for (const auto* moments : {&restored.first_, &restored.second_})
-      require(moments->empty() == (restored.steps_ == 0), "adam", "expected both moments in the saved state of ",
+      require(restored.steps_ == 0 || !moments->empty(), "adam", "expected both moments in the saved state of ",
               restored.steps_, " steps");
     *this = std::move(restored);
   }
