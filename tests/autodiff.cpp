@@ -12,6 +12,7 @@
 #include "settle/autodiff/grad.hpp"
 #include "settle/autodiff/gradcheck.hpp"
 #include "settle/ops/matmul.hpp"
+#include "settle/ops/transpose.hpp"
 
 using namespace settle;
 
@@ -189,6 +190,16 @@ TEST_CASE("variables of two tapes do not mix") {
   CHECK(error_of([&] { a* b; }) == "[map] the inputs are on two different tapes");
   CHECK(error_of([&] { grad(a, {b}); }) == "[grad] an output is on another tape than the inputs");
   CHECK(error_of([&] { grad(a, {a, b}); }) == "[grad] the inputs are on two different tapes");
+}
+
+TEST_CASE("a cotangent on a tape of its own stays on it, whatever it is added to") {
+  Tape<double> tape, other;
+  const Var<double> x = tape.leaf(Tensor<double>(Shape{2, 3}, 1.0));
+  const Var<double> y = transpose(x, {1, 0}), z = transpose(x, {1, 0});
+  const Var<double> taped = other.leaf(Tensor<double>(Shape{3, 2}, 1.0)), constant = Tensor<double>(Shape{3, 2}, 1.0);
+  const Var<double> g = Pullback<double>({y, z}, {x})({taped, constant}).front();
+  CHECK(values(g) == std::vector<double>(6, 2.0));
+  CHECK(values(grad(sum(g), {taped}).front()) == std::vector<double>(6, 1.0));
 }
 
 TEST_CASE("only a single number has a gradient") {
