@@ -17,7 +17,7 @@ class WeightCache {
   /// What a form depends on beside the weights' values.
   struct Key {
     Form form;
-    Index tile;  ///< the transform's length, 0 when there is none
+    Index tile;  ///< tells transforms apart: the length, on a device the floats of a spectrum; 0 when there is none
     Index out_channels, in_channels, kernel_height, kernel_width, groups;
     bool operator==(const Key&) const = default;
   };
