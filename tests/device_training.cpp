@@ -297,7 +297,7 @@ TEST_CASE("chunks that are repeated as graphs give the bits and the reports of s
 TEST_CASE("batch norm takes the sums that tiles leave beside a convolution: values, first and second derivatives") {
   using enum ConvAlgorithm;
   const auto exact = normalised_twice<double, Cpu>(gemm);
-  CHECK(normalised_twice<double, Cuda>(fft).size() == exact.size());
+  CHECK(difference(normalised_twice<double, Cuda>(fft), exact) <= 1e-9);
   const auto by_sums = normalised_twice<float, Cuda>(fft);
   CHECK(difference(by_sums, exact) <= 2e-5);
   CHECK(difference(normalised_twice<float, Cuda>(gemm), exact) <= 2e-5);

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Prints the headers below a folder in chains, one a line, in which each header includes all that come before it.
 
-In a file that includes a chain, a header comes after nothing but what it includes anyway, ahead of all that it declares,
-so it compiles there only if it does so alone: one file checks a whole chain. There are as few chains as possible, which is to match each header with
-at most one that includes it (Dilworth's theorem, Kuhn's matching).
+In a file that includes a chain, a header comes after nothing but what it includes anyway, ahead of all that it
+declares, so it compiles there only if it does so alone: one file checks a whole chain. There are as few chains as
+possible, which is to match each header with at most one that includes it (Dilworth's theorem, Kuhn's matching).
 
     header_chains.py FOLDER [LEFT-OUT-PREFIX]
 """

@@ -18,7 +18,8 @@ inline constexpr const char* moments_text = R"cuda(
 template <class T> struct Moments { T count, mean, squares; };
 struct Merged {
   template <class T> static __device__ Moments<T> of(Moments<T> a, Moments<T> b) {
-    const T count = a.count + b.count, share = count > 0 ? b.count / count : T(0), apart = b.mean - a.mean;
+    if (a.count == T(0)) return b;
+    const T count = a.count + b.count, share = b.count / count, apart = b.mean - a.mean;
     return {count, a.mean + share * apart, a.squares + b.squares + apart * apart * a.count * share};
   }
 };
