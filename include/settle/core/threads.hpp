@@ -59,12 +59,17 @@ class ThreadPool {
     if (error_) std::rethrow_exception(error_);
   }
 
+  /// Splits [0, count) in `parts` contiguous ranges and calls f(part, begin, end) on each.
+  template <class F>
+  void split(Index count, int parts, const F& f) {
+    run(parts, [&](int p) { f(p, count * p / parts, count * (p + 1) / parts); });
+  }
+
   /// Splits [0, count) in contiguous ranges of at least `grain`, one per thread at most, and calls f(begin, end) on each.
   template <class F>
   void parallel_for(Index count, Index grain, const F& f) {
     if (count <= 0) return;
-    const int parts = parts_for(count, grain);
-    run(parts, [&](int p) { f(count * p / parts, count * (p + 1) / parts); });
+    split(count, parts_for(count, grain), [&](int, Index begin, Index end) { f(begin, end); });
   }
 
   /// The number of ranges that parallel_for makes.

@@ -177,8 +177,8 @@ void for_each_pixel_run(const ConvGeometry& g, Index channels, int parts, const 
   const Index pixels = g.in_pixels(), images = g.batch * g.groups;
   const Index most = std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / channels, 16 * packet_size<T>);
   const Index count = (pixels + most - 1) / most, length = round_up((pixels + count - 1) / count, packet_size<T>);
-  ThreadPool::instance().run(parts, [&](int part) {
-    for (Index run = images * count * part / parts; run < images * count * (part + 1) / parts; ++run) {
+  ThreadPool::instance().split(images * count, parts, [&](int part, Index first_run, Index end_run) {
+    for (Index run = first_run; run < end_run; ++run) {
       const Index begin = std::min(pixels, run % count * length), end = std::min(pixels, begin + length);
       if (begin < end) f(part, run / count, begin, end);
     }

@@ -255,9 +255,8 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
     const Index count = std::min(round, plan.count - first), pairs = (count + 1) / 2;
     transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}, first, count, T(1),
                        spectra, stride);
-    pool.run(parts, [&](int part) {
-      const Index end = Transform::packets * (part + 1) / parts;
-      for (Index p = Transform::packets * part / parts; p < end; ++p) {
+    pool.split(Transform::packets, parts, [&](int part, Index begin, Index end) {
+      for (Index p = begin; p < end; ++p) {
         const T* const w = weights + p * w_stride;
         T* const at = spectra + p * stride;
         const Index row_stride = count * complex_size;
@@ -315,9 +314,8 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
     // Both columns of a pair give the sum over its two tiles: a single tile, with one, counts double.
     transform_tiles<n>(plan, gy, outputs, g.out_height(), g.out_width(), 0, 0, {0, plan.height, 0, plan.width}, first,
                        count, T(2), gy_spectra, stride);
-    pool.run(parts, [&](int part) {
-      const Index end = Transform::packets * (part + 1) / parts;
-      for (Index p = Transform::packets * part / parts; p < end; ++p)
+    pool.split(Transform::packets, parts, [&](int part, Index begin, Index end) {
+      for (Index p = begin; p < end; ++p)
         complex_product<T>(true, {gy_spectra + p * stride, count * complex_size, complex_size},
                            {x_spectra + p * stride, complex_size, count * complex_size}, outputs, count, inputs,
                            {sums + p * sum_stride, inputs * complex_size, complex_size}, first > 0,

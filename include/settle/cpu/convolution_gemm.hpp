@@ -86,9 +86,9 @@ void gemm_forward(const ConvGeometry& g, const T* x, const T* packed, T* y) {
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   const ChannelBlocks blocks(outputs);
-  pool.run(parts, [&](int part) {
+  pool.split(units, parts, [&](int part, Index first_unit, Index end_unit) {
     T* const patches = scratch_data + part * share;
-    for (Index unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
+    for (Index unit = first_unit; unit < end_unit; ++unit) {
       const Index image = unit / tiles.count, group = image % g.groups;  // an image of one group
       const Index begin = unit % tiles.count * tiles.pixels, end = std::min(begin + tiles.pixels, g.out_pixels());
       for (Index i = 0; i < inputs; ++i)
@@ -120,11 +120,10 @@ void gemm_input_grad(const ConvGeometry& g, const T* gy, const T* packed, T* gx)
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   const ChannelBlocks blocks(g.taps());
-  pool.run(parts, [&](int part) {
+  pool.split(planes, parts, [&](int part, Index first, Index last) {
     T* const gy_tile = scratch_data + part * share;
     T* const patches = gy_tile + outputs * tiles.stride;
-    const Index last = planes * (part + 1) / parts;
-    for (Index first = planes * part / parts, next; first < last; first = next) {
+    for (Index next; first < last; first = next) {
       next = std::min(last, (first / inputs + 1) * inputs);  // planes of one group of one image
       const Index image = first / inputs, group = image % g.groups;
       for (Index begin = 0; begin < g.out_pixels(); begin += tiles.pixels) {
@@ -163,12 +162,12 @@ void gemm_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   const ChannelBlocks blocks(outputs);
-  pool.run(parts, [&](int part) {
+  pool.split(units, parts, [&](int part, Index first_unit, Index end_unit) {
     T* const patches = scratch_data + part * share;
     T* const gy_tile = patches + tiles.channels * g.taps() * tiles.stride;
     T* const sums = patches + tile_share;
     std::fill_n(sums, g.weight_size(), T(0));
-    for (Index unit = units * part / parts; unit < units * (part + 1) / parts; ++unit) {
+    for (Index unit = first_unit; unit < end_unit; ++unit) {
       const Index image = unit / tiles.count, group = image % g.groups;  // an image of one group
       const Index begin = unit % tiles.count * tiles.pixels, end = std::min(begin + tiles.pixels, g.out_pixels());
       copy_padded(gy + image * outputs * g.out_pixels(), outputs, g.out_pixels(), 0, begin, outputs, end - begin,

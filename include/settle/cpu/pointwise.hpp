@@ -648,7 +648,7 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
     scratch = many.mutable_data();
   }
 
-  pool.run(parts, [&](int part) {
+  pool.split(tasks, parts, [&](int part, Index first_task, Index end_task) {
     cpu::Chunk<T> chunk;
     for (std::size_t k = 0; k < n; ++k) chunk.dense[k] = loops.inner_stride(k) != 0;
     for (std::size_t r = 0; r < m; ++r)
@@ -656,8 +656,7 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
                      : !summed[r]            ? (results[r].accumulate ? Put::accumulate : Put::assign)
                      : loops.inner_stride(n + r) ? Put::sum_each
                                                  : Put::sum;
-    const Index end = tasks * (part + 1) / parts;
-    for (Index task = tasks * part / parts; task < end; ++task) {
+    for (Index task = first_task; task < end_task; ++task) {
       const Index run = task / pieces, start = task % pieces * chunk_length;
       chunk.count = std::min(chunk_length, inner - start);
       for (std::size_t k = 0; k < n; ++k)
