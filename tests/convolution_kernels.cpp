@@ -111,12 +111,6 @@ void check_all(const std::vector<ConvGeometry>& geometries) {
   }
 }
 
-/// A convolution that keeps the image's size.
-ConvGeometry same(Index batch, Index in, Index height, Index width, Index out, Index kernel) {
-  return {.batch = batch, .in_channels = in, .in_height = height, .in_width = width, .out_channels = out,
-          .kernel_height = kernel, .kernel_width = kernel, .pad_h = kernel / 2, .pad_w = kernel / 2};
-}
-
 }  // namespace
 
 TEST_CASE("convolutions of every kernel size agree with the definition") {

@@ -2,12 +2,11 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include "errors.hpp"
+#include "files.hpp"
 #include "settle/cuda/cache.hpp"
 #include "temporary_folder.hpp"
 
@@ -33,15 +32,6 @@ std::filesystem::path only_file(const std::filesystem::path& folder) {
   for (const auto& entry : std::filesystem::directory_iterator(folder)) found.push_back(entry.path());
   REQUIRE(found.size() == 1);
   return found.front();
-}
-
-std::string read(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
-
-void write(const std::filesystem::path& path, const std::string& contents) {
-  std::ofstream(path, std::ios::binary) << contents;
 }
 
 }  // namespace
@@ -91,7 +81,7 @@ TEST_CASE(
   const cuda::CodeCache cache(folder.path() / "new" / "folder");
   const std::string code = cuda::compiled_code(*nvrtc, cache, adding, "sm_80");
   const auto file = only_file(folder.path() / "new" / "folder");
-  const std::string entry = read(file), key = cuda::cache_key(*nvrtc, adding, "sm_80");
+  const std::string entry = bytes_of(file), key = cuda::cache_key(*nvrtc, adding, "sm_80");
   CHECK(cache.find(key) == code);
   CHECK(!cache.find(cuda::cache_key(*nvrtc, adding, "sm_90")));
   CHECK(!cache.find(cuda::cache_key(*nvrtc, std::string(adding) + " ", "sm_80")));
@@ -104,10 +94,10 @@ TEST_CASE(
   flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 1);
   for (const std::string& damaged :
        {flipped, longer, entry.substr(0, entry.size() / 2), std::string("short"), std::string()}) {
-    write(file, damaged);
+    write_bytes(file, damaged);
     CHECK(!cache.find(key));
     CHECK(cuda::compiled_code(*nvrtc, cache, adding, "sm_80") == code);
-    CHECK(read(file) == entry);
+    CHECK(bytes_of(file) == entry);
   }
 }
 
@@ -116,10 +106,10 @@ TEST_CASE("an entry of another key under the same name is not taken for it") {
   const cuda::CodeCache cache(folder.path());
   cache.store("one", "1");
   const auto file_of_one = only_file(folder.path());
-  const std::string entry = read(file_of_one);
+  const std::string entry = bytes_of(file_of_one);
   std::filesystem::remove(file_of_one);
   cache.store("two", "2");
-  write(only_file(folder.path()), entry);
+  write_bytes(only_file(folder.path()), entry);
   CHECK(!cache.find("two"));
 }
 
@@ -128,7 +118,7 @@ TEST_CASE("a cache that is off or cannot be written keeps nothing and complains 
   off.store("key", "code");
   CHECK(!off.find("key"));
   const TemporaryFolder folder;
-  write(folder.path() / "file", "a file where a folder should be");
+  write_bytes(folder.path() / "file", "a file where a folder should be");
   const cuda::CodeCache blocked(folder.path() / "file");
   blocked.store("key", "code");
   CHECK(!blocked.find("key"));

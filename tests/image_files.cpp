@@ -4,12 +4,11 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
 #include <vector>
 
 #include "errors.hpp"
+#include "files.hpp"
 #include "settle/core/random.hpp"
 #include "settle/data/resize.hpp"
 #include "settle/io/gif.hpp"
@@ -22,13 +21,6 @@ namespace fs = std::filesystem;
 namespace {
 
 const fs::path pictures = fs::path(SETTLE_DATA_DIR) / "fixtures" / "pictures";
-
-std::string bytes_of(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write_bytes(const fs::path& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
 
 Image8 noise(Index height, Index width, Index channels, Index levels = 256) {
   Random random(7, static_cast<std::uint64_t>(height * 1000 + width));

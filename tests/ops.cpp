@@ -1,4 +1,5 @@
 #include "errors.hpp"
+#include "files.hpp"
 #include "settle/ops/all.hpp"
 
 #include <doctest/doctest.h>
@@ -6,9 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <functional>
-#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
@@ -46,11 +45,6 @@ double largest(const Tensor<double>& x) {
   return m;
 }
 
-std::string text_of(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 template <class T>
 std::vector<double> values(const Var<T>& x) {
   return {x.value().values().begin(), x.value().values().end()};
@@ -73,7 +67,7 @@ static_assert(SampledOp<MatmulOp>);
 
 TEST_CASE("every op's file is in the list of ops, and so is every op in it") {
   const auto folder = std::filesystem::path(SETTLE_DATA_DIR) / ".." / "include" / "settle" / "ops";
-  const std::string list = text_of(folder / "all.hpp");
+  const std::string list = bytes_of(folder / "all.hpp");
   const auto listed = [&](const std::string& name) {
     return list.find(" " + name + ",") != std::string::npos || list.find("<" + name + ",") != std::string::npos ||
            list.find(" " + name + ">") != std::string::npos;
@@ -84,7 +78,7 @@ TEST_CASE("every op's file is in the list of ops, and so is every op in it") {
     if (file == "all.hpp" || file == "samples.hpp") continue;
     CAPTURE(file);
     CHECK(list.find("settle/ops/" + file) != std::string::npos);
-    const std::string text = text_of(entry.path()), keyword = "\nstruct ";
+    const std::string text = bytes_of(entry.path()), keyword = "\nstruct ";
     int ops = 0;
     for (std::size_t at = text.find(keyword); at != std::string::npos; at = text.find(keyword, at + 1)) {
       const std::size_t begin = at + keyword.size();

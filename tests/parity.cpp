@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../examples/parity_case.hpp"
+#include "errors.hpp"
 #include "settle/io/safetensors.hpp"
 #include "temporary_folder.hpp"
 
@@ -169,14 +170,9 @@ TEST_CASE("what cannot be compared is an error that names the file and the matte
     EditedCase edited("hgru_bptt_k5.safetensors");
     fault.make(edited);
     edited.write();
-    std::string message;
-    try {
-      parity::compare(edited.path);
-    } catch (const Error& error) {
-      message = error.what();
-    }
+    const std::string message = error_of([&] { parity::compare(edited.path); });
     CAPTURE(message);
-    CHECK(message.find(fault.text) != std::string::npos);
+    CHECK(contains(message, fault.text));
   }
   CHECK_THROWS_AS(parity::compare("no such file"), Error);
 }

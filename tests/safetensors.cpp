@@ -1,4 +1,5 @@
 #include "errors.hpp"
+#include "files.hpp"
 #include "settle/io/modules.hpp"
 #include "temporary_folder.hpp"
 
@@ -6,8 +7,6 @@
 
 #include <cmath>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
@@ -18,13 +17,6 @@ namespace fs = std::filesystem;
 namespace {
 
 const fs::path data_folder = SETTLE_DATA_DIR;
-
-std::string bytes_of(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-void write_bytes(const fs::path& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
 
 std::string little_endian(std::uint64_t number) {
   std::string out;

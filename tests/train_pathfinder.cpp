@@ -4,13 +4,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <map>
 #include <string>
 #include <vector>
 
 #include "../examples/pathfinder_trainer.hpp"
 #include "errors.hpp"
+#include "files.hpp"
 #include "temporary_folder.hpp"
 
 using namespace settle;
@@ -22,11 +22,6 @@ const std::map<std::string, std::string> tiny{{"kernel", "3"},  {"orientations",
                                               {"terms", "2"},   {"batch", "2"},          {"size", "16"},
                                               {"window", "96"}, {"contour-length", "2"}, {"distractors", "0"},
                                               {"rate", "0.01"}, {"validate-every", "2"}, {"validation-images", "3"}};
-
-std::string bytes_of(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
 
 /// A folder's metrics but for the time they took.
 std::vector<Json> metrics(const fs::path& folder) {
@@ -96,7 +91,7 @@ TEST_CASE("a checkpoint that cannot be gone on with is told, and the folder stay
   const std::string good = bytes_of(checkpoint), recorded = bytes_of(lines);
   const auto refusal = [&](const std::string& checkpoint_bytes, bool resume,
                            const std::map<std::string, std::string>& given) {
-    std::ofstream(checkpoint, std::ios::binary) << checkpoint_bytes;
+    write_bytes(checkpoint, checkpoint_bytes);
     const std::string message = error_of([&] { PathfinderTrainer(folder.path(), resume, given); });
     CHECK(bytes_of(checkpoint) == checkpoint_bytes);
     CHECK(bytes_of(lines) == recorded);
