@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <ctime>
 #include <functional>
+#include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -56,30 +57,13 @@ Settings parse(int argc, char** argv) {
   const auto check = [](bool good, const std::string& what) {
     if (!good) throw std::invalid_argument(what);
   };
+  const std::map<std::string_view, bool*> flags{{"--float64", &s.float64}, {"--json", &s.json},
+                                                {"--whole", &s.whole},     {"--cell", &s.cell},
+                                                {"--tf32", &s.tf32},       {"--bf16-spectra", &s.bf16_spectra}};
   for (int k = 1; k < argc; ++k) {
     const std::string_view name = argv[k];
-    if (name == "--float64") {
-      s.float64 = true;
-      continue;
-    }
-    if (name == "--json") {
-      s.json = true;
-      continue;
-    }
-    if (name == "--whole") {
-      s.whole = true;
-      continue;
-    }
-    if (name == "--cell") {
-      s.cell = true;
-      continue;
-    }
-    if (name == "--tf32") {
-      s.tf32 = true;
-      continue;
-    }
-    if (name == "--bf16-spectra") {
-      s.bf16_spectra = true;
+    if (const auto flag = flags.find(name); flag != flags.end()) {
+      *flag->second = true;
       continue;
     }
     check(k + 1 < argc, "unknown option, or one without its value: " + std::string(name));

@@ -103,6 +103,17 @@ void read_option(const std::string& name, const std::string& from, Value& to) {
   }
 }
 
+/// A value as a text that read_option reads back to the same.
+template <class Value>
+std::string option_text(const Value& value) {
+  if constexpr (std::is_arithmetic_v<Value>) {
+    char digits[32];
+    return {digits, std::to_chars(digits, digits + sizeof digits, value).ptr};
+  } else {
+    return value;
+  }
+}
+
 /// What is done with an option's value, by the option's name.
 using Options = std::map<std::string, std::function<void(const std::string&)>>;
 

@@ -42,14 +42,7 @@ struct TrainingOptions {
   std::map<std::string, std::string> texts() const {
     std::map<std::string, std::string> out;
     TrainingOptions copy = *this;
-    copy.each([&]<class Value>(const char* name, const Value& value) {
-      if constexpr (std::is_arithmetic_v<Value>) {
-        char digits[32];
-        out[name] = std::string(digits, std::to_chars(digits, digits + sizeof digits, value).ptr);
-      } else {
-        out[name] = value;
-      }
-    });
+    copy.each([&](const char* name, const auto& value) { out[name] = option_text(value); });
     return out;
   }
 
@@ -137,9 +130,9 @@ class PathfinderTrainer {
       const auto wanted = given.find(name);
       if (wanted != given.end()) read_option("--" + name, wanted->second, value);
       if (!saved) return;
-      const std::string asked = options_.texts()[name];
+      const std::string asked = option_text(value);
       read_option(saved->path() + ": " + name, saved->metadata[name], value);
-      const std::string found = options_.texts()[name];
+      const std::string found = option_text(value);
       if (wanted != given.end() && asked != found) differing += " " + name + " is " + found + ", not " + asked + ";";
     });
     settle::require(differing.empty(), "train", "the checkpoint in ", folder.string(),

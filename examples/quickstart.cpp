@@ -97,8 +97,6 @@ class Course {
   std::vector<Images> images_;
 };
 
-// --- how it is told ------------------------------------------------------------------------------
-
 // --- training ------------------------------------------------------------------------------------
 
 /// One line of metrics.jsonl a step, and the progress line. Both nets write to it.
