@@ -159,8 +159,8 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
     if (ahead.distance > 0)
       for (int p = 0; p < packets; ++p) {
         for (Index c = ahead.begin; c < ahead.end; ++c)
-          fetch<false>(from[p] + c * loop.channel_stride + ahead.distance, packet_size<T>);
-        for (int o = 0; o < outputs; ++o) fetch<true>(to[p] + o * plane + ahead.distance, packet_size<T>);
+          fetch(from[p] + c * loop.channel_stride + ahead.distance, packet_size<T>);
+        for (int o = 0; o < outputs; ++o) fetch(to[p] + o * plane + ahead.distance, packet_size<T>);
       }
     Packet<T> sums[outputs][packets];
     sum_taps<outputs, packets>(loop, from, packed, sums);

@@ -71,8 +71,8 @@ class Prefetch {
 
   SETTLE_INLINE void next() {
     constexpr int step = 128 / sizeof(T);
-    if (first_ < first_end_) fetch<false>(first_, step), first_ += step;
-    if (second_ < second_end_) fetch<false>(second_, step), second_ += step;
+    if (first_ < first_end_) fetch(first_, step), first_ += step;
+    if (second_ < second_end_) fetch(second_, step), second_ += step;
   }
 
  private:
@@ -281,7 +281,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
         };
         const auto read = [&](int p, int c) {
           const T* const at = from + p * stride + c * second;
-          fetch<false>(at + 2 * complex_size, complex_size);  // for the next pair
+          fetch(at + 2 * complex_size, complex_size);  // for the next pair
           return Transform::read(at);
         };
         Transform::inverse(read, window(2 * pair), single ? TileWindow<T>{} : window(2 * pair + 1));
@@ -334,7 +334,7 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
         return ComplexPacket<T>{z.re * scale, z.im * scale};
       };
       const auto read = [&](int p, int column) {                                          // A + iB, then A - iB
-        fetch<false>(from + p * sum_stride + (2 + column) * complex_size, complex_size);  // for the next pair
+        fetch(from + p * sum_stride + (2 + column) * complex_size, complex_size);  // for the next pair
         const auto a = scaled(from + p * sum_stride);
         if (single) return a;
         const auto b = scaled(from + p * sum_stride + complex_size);

@@ -186,7 +186,7 @@ class TileTransform {
             if (kx < half) {
               T* const to = at + kx * packet_stride;
               write(to, z);
-              fetch<true>(to + 2 * complex_size, 2 * complex_size);
+              fetch(to + 2 * complex_size, 2 * complex_size);
             }
             if (two_columns && (kx == 0 || kx >= n / 2))
               write(negative + (n - kx) % n * packet_stride, conjugate_of_negative(z, j));
@@ -264,7 +264,7 @@ class TileTransform {
     SETTLE_INLINE Packet<T> row(int y) const {
       if (static_cast<unsigned>(y - top) >= rows) return Packet<T>{};
       const T* const at = first + (y - top) * stride;
-      fetch<false>(at + next, lanes);
+      fetch(at + next, lanes);
       return load(at);
     }
 
@@ -291,7 +291,7 @@ class TileTransform {
       if (static_cast<unsigned>(y - window.top) >= rows) return;
       T* const at = first + (y - window.top) * stride;
       store(at, v);
-      fetch<true>(at + next, lanes);
+      fetch(at + next, lanes);
     }
     void finish() const {
       if (overlap.whole()) return;

@@ -70,11 +70,12 @@ SETTLE_INLINE void store(T* p, Packet<T> v) {
   *reinterpret_cast<typename detail::PacketOf<T>::InMemory*>(p) = v;
 }
 
-/// Asks for the memory of `count` numbers, to read or to write them soon.
-template <bool write, class T>
+/// Asks for the memory of `count` numbers that are to be read or written soon. It goes to the second-level cache: the
+/// first one's few buffers for misses would be full, and asking to write holds them longer than asking to read.
+template <class T>
 SETTLE_INLINE void fetch(const T* data, int count) {
   constexpr int line = 64 / sizeof(T);
-  for (int i = 0; i < count; i += line) __builtin_prefetch(data + i, write);
+  for (int i = 0; i < count; i += line) __builtin_prefetch(data + i, 0, 2);
 }
 
 /// The packet with `value` in every lane.

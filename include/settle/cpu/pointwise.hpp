@@ -84,42 +84,50 @@ struct Compiled {
   static_assert(inputs <= expr::max_operands && results <= expr::max_operands,
                 "settle: a map has too many arguments; split it into two maps");
 
-  using Values = std::array<Packet<T>, size>;
+  /// Several packets are evaluated side by side, one instruction after the other: a map is a long chain of dependent
+  /// operations, and the processor does not look as far ahead as the next packet's.
+  template <int packets>
+  using Values = std::array<std::array<Packet<T>, packets>, size>;
+  static constexpr int at_once = packet_registers >= 32 ? 4 : 2;
 
-  template <std::size_t I>
-  static SETTLE_INLINE void step(Values& v, const T* const* input) {
+  using Inputs = std::array<const T*, inputs>;
+
+  template <std::size_t I, int packets>
+  static SETTLE_INLINE void step(Values<packets>& v, const Inputs& input) {
     constexpr expr::Instruction i = code[I];
     constexpr auto at = [](int k) { return static_cast<std::size_t>(k < 0 ? 0 : k); };
-    if constexpr (i.operation == expr::Operation::input)
-      v[I] = load(input[i.input_number()]);
-    else
-      v[I] = evaluate<i.operation, T>(v[at(i.a)], v[at(i.b)], v[at(i.c)], i.literal);
+    SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) {
+      if constexpr (i.operation == expr::Operation::input)
+        v[I][p] = load(input[i.input_number()] + p * packet_size<T>);
+      else
+        v[I][p] = evaluate<i.operation, T>(v[at(i.a)][p], v[at(i.b)][p], v[at(i.c)][p], i.literal);
+    }
   }
 
   /// Computes the instructions that exactly the results in `mask` need (several results: more than one bit).
-  template <std::uint32_t mask>
-  static SETTLE_INLINE void steps(Values& v, const T* const* input) {
+  template <std::uint32_t mask, int packets>
+  static SETTLE_INLINE void steps(Values<packets>& v, const Inputs& input) {
     [&]<std::size_t... I>(std::index_sequence<I...>) __attribute__((always_inline)) {
       (
           [&]() __attribute__((always_inline)) {
             constexpr bool shared = (use[I] & (use[I] - 1)) != 0;
-            if constexpr (mask == 0 ? shared : use[I] == mask) step<I>(v, input);
+            if constexpr (mask == 0 ? shared : use[I] == mask) step<I, packets>(v, input);
           }(),
           ...);
     }
     (std::make_index_sequence<size>{});
   }
 
-  /// Evaluates one packet's position; `put<r>(packet)` receives the results that are wanted.
-  template <class PutResult>
-  static SETTLE_INLINE void packet(const T* const* input, const Put* put, PutResult&& put_result) {
-    Values v;
-    steps<0>(v, input);
+  /// Evaluates some packets; `put_result(r, packets)` receives the results that are wanted.
+  template <int packets, class PutResult>
+  static SETTLE_INLINE void evaluate_packets(const Inputs& input, const Put* put, PutResult&& put_result) {
+    Values<packets> v;
+    steps<0, packets>(v, input);
     [&]<std::size_t... R>(std::index_sequence<R...>) __attribute__((always_inline)) {
       (
           [&]() __attribute__((always_inline)) {
             if (put[R] == Put::skip) return;
-            steps<1u << R>(v, input);
+            steps<1u << R, packets>(v, input);
             put_result(std::integral_constant<std::size_t, R>{}, v[static_cast<std::size_t>(result[R])]);
           }(),
           ...);
@@ -128,14 +136,14 @@ struct Compiled {
   }
 
   static void run(const void*, const Chunk<T>& chunk) {
-    constexpr int width = packet_size<T>;
-    std::array<Packet<T>, inputs> same;  // an input that does not vary, as a packet
-    std::array<const T*, inputs> input;
+    constexpr int width = packet_size<T>, stride = at_once * width;
+    std::array<std::array<Packet<T>, at_once>, inputs> same;  // an input that does not vary, as packets
+    Inputs input;
     std::array<Index, inputs> step;
     for (std::size_t k = 0; k < inputs; ++k) {
-      if (!chunk.dense[k]) same[k] = splat<T>(*chunk.input[k]);
+      if (!chunk.dense[k]) same[k].fill(splat<T>(*chunk.input[k]));
       input[k] = chunk.dense[k] ? chunk.input[k] : reinterpret_cast<const T*>(&same[k]);
-      step[k] = chunk.dense[k] ? width : 0;
+      step[k] = chunk.dense[k] ? stride : 0;
     }
     std::array<Packet<T>, results> total{};
     const auto add_totals = [&] {
@@ -144,40 +152,51 @@ struct Compiled {
     };
     constexpr Index run_length = 64 * width;  // sums within a run are in T, across runs in double
     Index at = 0;
-    while (at + width <= chunk.count) {
+    while (at + stride <= chunk.count) {
       const Index end = std::min(chunk.count, at + run_length);
-      for (; at + width <= end; at += width) {
-        packet(input.data(), chunk.put.data(), [&](auto r, Packet<T> value) __attribute__((always_inline)) {
-          switch (chunk.put[r]) {
-            case Put::assign:
-              store(chunk.output[r] + at, value);
-              fetch<true>(chunk.output[r] + at + ahead * width, width);
-              break;
-            case Put::accumulate:
-              store(chunk.output[r] + at, load(chunk.output[r] + at) + value);
-              fetch<true>(chunk.output[r] + at + ahead * width, width);
-              break;
-            case Put::sum: total[r] += value; break;
-            case Put::sum_each:
-              for (int l = 0; l < width; ++l) chunk.total[r][at + l] += static_cast<double>(value[l]);
-              break;
-            case Put::skip: break;
-          }
-        });
+      for (; at + stride <= end; at += stride) {
+        evaluate_packets<at_once>(
+            input, chunk.put.data(), [&](auto r, const auto& values) __attribute__((always_inline)) {
+              T* const to = chunk.output[r] + at;
+              switch (chunk.put[r]) {
+                case Put::assign:
+                  SETTLE_UNROLL for (std::size_t p = 0; p < at_once; ++p) store(to + p * width, values[p]);
+                  fetch(to + ahead * width, stride);
+                  break;
+                case Put::accumulate:
+                  SETTLE_UNROLL for (std::size_t p = 0; p < at_once; ++p)
+                      store(to + p * width, load(to + p * width) + values[p]);
+                  fetch(to + ahead * width, stride);
+                  break;
+                case Put::sum:
+                  SETTLE_UNROLL for (std::size_t p = 0; p < at_once; ++p) total[r] += values[p];
+                  break;
+                case Put::sum_each:
+                  SETTLE_UNROLL for (std::size_t p = 0; p < at_once; ++p)
+                    for (int l = 0; l < width; ++l)
+                      chunk.total[r][at + static_cast<Index>(p) * width + l] += static_cast<double>(values[p][l]);
+                  break;
+                case Put::skip: break;
+              }
+            });
         for (std::size_t k = 0; k < inputs; ++k) {
           input[k] += step[k];
-          fetch<false>(input[k] + ahead * step[k], width);
+          if (step[k] != 0) fetch(input[k] + ahead * width, stride);
         }
       }
       add_totals();
     }
-    if (const int rest = static_cast<int>(chunk.count - at); rest > 0) {
+    while (at < chunk.count) {
+      const int rest = static_cast<int>(std::min<Index>(width, chunk.count - at));
       std::array<Packet<T>, inputs> last;
+      Inputs partial;
       for (std::size_t k = 0; k < inputs; ++k) {
-        last[k] = chunk.dense[k] ? load_partial(input[k], rest) : same[k];
-        input[k] = reinterpret_cast<const T*>(&last[k]);
+        last[k] = chunk.dense[k] ? load_partial(input[k], rest) : same[k][0];
+        partial[k] = reinterpret_cast<const T*>(&last[k]);
+        if (chunk.dense[k]) input[k] += rest;
       }
-      packet(input.data(), chunk.put.data(), [&](auto r, Packet<T> value) __attribute__((always_inline)) {
+      evaluate_packets<1>(partial, chunk.put.data(), [&](auto r, const auto& values) __attribute__((always_inline)) {
+        const Packet<T> value = values[0];
         switch (chunk.put[r]) {
           case Put::assign: store_partial(chunk.output[r] + at, value, rest); break;
           case Put::accumulate:
@@ -190,6 +209,7 @@ struct Compiled {
           case Put::skip: break;
         }
       });
+      at += rest;
     }
     add_totals();
   }
@@ -378,7 +398,7 @@ class LinearKernel {
         SETTLE_UNROLL for (int v = 0; v < vectors; ++v) {
           const T* const at = dense[static_cast<std::size_t>(v)] + i;
           value *= load(at);
-          fetch<false>(at + ahead * width, width);
+          fetch(at + ahead * width, width);
         }
         use(i, value, width);
       }
@@ -397,14 +417,14 @@ class LinearKernel {
       case Put::assign:
         each([&](Index i, Packet<T> value, int n) {
           n == width ? store(out + i, value) : store_partial(out + i, value, n);
-          fetch<true>(out + i + ahead * width, width);
+          fetch(out + i + ahead * width, width);
         });
         break;
       case Put::accumulate:
         each([&](Index i, Packet<T> value, int n) {
           n == width ? store(out + i, load(out + i) + value)
                      : store_partial(out + i, load_partial(out + i, n) + value, n);
-          fetch<true>(out + i + ahead * width, width);
+          fetch(out + i + ahead * width, width);
         });
         break;
       case Put::sum: {
