@@ -65,19 +65,22 @@ constexpr ConvAlgorithm algorithms[] = {ConvAlgorithm::automatic, ConvAlgorithm:
 
 template <class T>
 struct Results {
-  std::vector<T> y, gx, gw;
+  std::vector<T> y, gx, gw, added;  ///< added: x + gx
   bool operator==(const Results&) const = default;
 };
 
-/// All three directions, written over NaN; the weights' slot is used when there is one.
+/// All three directions, written over NaN, and the input gradient added to x; the weights' slot is used when there is
+/// one.
 template <class T>
 Results<T> compute(const ConvGeometry& g, const Operands& r, ConvAlgorithm algorithm,
                    std::shared_ptr<void>* slot = nullptr) {
   const auto x = converted<T>(r.x), w = converted<T>(r.w), gy = converted<T>(r.gy);
   const T nan = std::numeric_limits<T>::quiet_NaN();
-  Results<T> out{std::vector<T>(gy.size(), nan), std::vector<T>(x.size(), nan), std::vector<T>(w.size(), nan)};
+  Results<T> out{std::vector<T>(gy.size(), nan), std::vector<T>(x.size(), nan), std::vector<T>(w.size(), nan),
+                 x};
   conv_forward(g, x.data(), w.data(), out.y.data(), algorithm, slot);
   conv_input_grad(g, gy.data(), w.data(), out.gx.data(), algorithm, slot);
+  conv_input_grad(g, gy.data(), w.data(), out.added.data(), algorithm, slot, true);
   conv_weight_grad(g, x.data(), gy.data(), out.gw.data(), algorithm);
   return out;
 }
@@ -91,6 +94,9 @@ void check(const ConvGeometry& g, double tolerance) {
     CHECK(error(got.y, reference.y) <= tolerance);
     CHECK(error(got.gx, reference.gx) <= tolerance);
     CHECK(error(got.gw, reference.gw) <= tolerance);
+    std::vector<double> sum = reference.x;
+    for (std::size_t k = 0; k < sum.size(); ++k) sum[k] += reference.gx[k];
+    CHECK(error(got.added, sum) <= tolerance);
     std::shared_ptr<void> slot;
     const auto first = compute<T>(g, reference, algorithm, &slot);
     CHECK(compute<T>(g, reference, algorithm, &slot) == first);

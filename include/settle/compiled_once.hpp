@@ -16,7 +16,7 @@
   SETTLE_COMPILED_ONCE void conv_forward<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm,             \
                                             std::shared_ptr<void>*);                                                \
   SETTLE_COMPILED_ONCE void conv_input_grad<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm,          \
-                                               std::shared_ptr<void>*);                                             \
+                                               std::shared_ptr<void>*, bool);                                       \
   SETTLE_COMPILED_ONCE void conv_weight_grad<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm);        \
   SETTLE_COMPILED_ONCE void matmul<T>(const MatmulGeometry&, const T*, const T*, T*);                               \
   SETTLE_COMPILED_ONCE class Interpreter<T>;                                                                        \

@@ -11,14 +11,15 @@ namespace settle {
 
 /// The vector-Jacobian product of a recorded computation, prepared once and applied any number of times. Only the
 /// operations between the inputs and the outputs take part, and each computes only the cotangents that lead to the
-/// inputs: replaying a step's product for its state never touches the weights' gradients. From the second product on,
-/// operations keep what does not depend on the cotangents, such as local derivatives.
+/// inputs: replaying a step's product for its state never touches the weights' gradients. From the second product on, or
+/// from the first when `many` are announced, operations keep what does not depend on the cotangents, such as local
+/// derivatives.
 template <class T, class Device = Cpu>
 class Pullback {
  public:
   /// From `outputs` back to `inputs`, all on one tape. Outputs that are constants are allowed and pass nothing back.
-  Pullback(std::vector<Var<T, Device>> outputs, std::vector<Var<T, Device>> inputs)
-      : outputs_(std::move(outputs)), inputs_(std::move(inputs)) {
+  Pullback(std::vector<Var<T, Device>> outputs, std::vector<Var<T, Device>> inputs, bool many = false)
+      : outputs_(std::move(outputs)), inputs_(std::move(inputs)), many_(many) {
     for (const auto& x : inputs_) {
       require(x.tape() != nullptr, "grad", "an input is a constant: make it with tape.leaf(...) or by operations on leaves");
       require(!tape_ || tape_ == x.tape(), "grad", "the inputs are on two different tapes");
@@ -103,7 +104,7 @@ class Pullback {
     }
     /// Whoever asks for a second product will ask for more.
     std::shared_ptr<void>* kept() override {
-      return pullback.products_ >= 2 && !pullback.tape_->recording() ? &step->kept : nullptr;
+      return (pullback.many_ || pullback.products_ >= 2) && !pullback.tape_->recording() ? &step->kept : nullptr;
     }
     void add_to(int id, const Var<T, Device>& cotangent) {
       Var<T, Device>& slot = slots[static_cast<std::size_t>(id - pullback.first_)];
@@ -158,6 +159,7 @@ class Pullback {
   std::vector<char> keep_;
   int first_ = 0, end_ = 0;
   int products_ = 0;
+  bool many_;
 };
 
 struct GradOptions {

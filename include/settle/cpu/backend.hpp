@@ -17,7 +17,7 @@
 namespace settle {
 
 /// What the operations ask of a device besides its memory and its pointwise functions. Each device has a specialisation
-/// with the same functions, on pointers into its memory; results are overwritten, never added to. Where there is a slot
+/// with the same functions, on pointers into its memory; results are overwritten unless it says otherwise. Where there is a slot
 /// for what is derived from a constant operand, the device may keep its own form of that operand there.
 template <class Device>
 struct Backend;
@@ -95,6 +95,12 @@ struct Backend<Cpu> {
   static void conv_input_grad(const cpu::ConvGeometry& g, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
                               Slot of_w) {
     cpu::conv_input_grad(g, gy, w, gx, asked, of_w);
+  }
+  /// Adds the gradient in x to gx.
+  template <class T>
+  static void add_conv_input_grad(const cpu::ConvGeometry& g, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
+                                  Slot of_w) {
+    cpu::conv_input_grad(g, gy, w, gx, asked, of_w, true);
   }
   template <class T>
   static void conv_weight_grad(const cpu::ConvGeometry& g, const T* x, const T* gy, T* gw, ConvAlgorithm asked) {

@@ -9,8 +9,8 @@
 #include "settle/cpu/convolution_gemm.hpp"
 
 // The three convolutions of a layer on plain arrays: y = conv(x, w), its gradient in x and its gradient in w.
-// They are the partial derivatives of one form, sum gy · conv(x, w). Results are overwritten, never added to; the same
-// call gives the same bits for the same number of threads.
+// They are the partial derivatives of one form, sum gy · conv(x, w). Results are overwritten unless it says otherwise; the
+// same call gives the same bits for the same number of threads.
 
 namespace settle::cpu {
 
@@ -72,13 +72,13 @@ Tensor<T> packed_weights(typename WeightCache<T>::Form form, void (*pack)(const 
 }
 
 template <class T>
-void fft_convolve(const ConvGeometry& g, int tile_side, const T* x, const T* w, bool transpose, T* y,
+void fft_convolve(const ConvGeometry& g, int tile_side, const T* x, const T* w, bool transpose, T* y, bool add,
                   std::shared_ptr<void>* slot) {
   with_tile_side(tile_side, [&](auto n) {
     using Cache = WeightCache<T>;
     const auto spectra = Cache::get(slot, Cache::key(Cache::Form::spectra, n, g), spectra_size<n, T>(g),
                                     [&](T* out) { weight_spectra<n>(g, w, out); });
-    fft_apply<n>(g, x, spectra.data(), transpose, y);
+    fft_apply<n>(g, x, spectra.data(), transpose, y, add);
   });
 }
 
@@ -101,32 +101,35 @@ void conv_forward(const ConvGeometry& geometry, const T* x, const T* w, T* y, Co
   if (geometry.in_channels == 0) return void(std::fill_n(y, geometry.out_size(), T{0}));
   const auto plan = detail::plan_convolution(geometry, ConvDirection::forward, asked, weight_cache != nullptr);
   if (plan.algorithm == ConvAlgorithm::fft)
-    return detail::fft_convolve(geometry, plan.tile_side, x, w, false, y, weight_cache);
+    return detail::fft_convolve(geometry, plan.tile_side, x, w, false, y, false, weight_cache);
   const auto packed = detail::packed_weights<T>(detail::WeightCache<T>::Form::packed, detail::pack_weights<T>, geometry,
                                                 w, weight_cache);
   if (plan.algorithm == ConvAlgorithm::direct)
-    detail::direct_forward(geometry, x, packed.data(), y);
+    detail::direct_forward(geometry, x, packed.data(), y, false);
   else
     detail::gemm_forward(geometry, x, packed.data(), y);
 }
 
-/// gx (N, C, H, W) = the gradient of sum gy · conv(x, w) in x, for gy (N, O, H', W').
+/// gx (N, C, H, W) = the gradient of sum gy · conv(x, w) in x, for gy (N, O, H', W'), or that is added to gx.
 template <class T>
 void conv_input_grad(const ConvGeometry& geometry, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
-                     std::shared_ptr<void>* weight_cache = nullptr) {
-  if (geometry.out_channels == 0) return void(std::fill_n(gx, geometry.in_size(), T{0}));
+                     std::shared_ptr<void>* weight_cache = nullptr, bool add = false) {
+  if (geometry.out_channels == 0) {
+    if (!add) std::fill_n(gx, geometry.in_size(), T{0});
+    return;
+  }
   const auto plan = detail::plan_convolution(geometry, ConvDirection::input_grad, asked, weight_cache != nullptr);
   using Form = typename detail::WeightCache<T>::Form;
   if (plan.algorithm == ConvAlgorithm::fft) {
-    detail::fft_convolve(geometry, plan.tile_side, gy, w, true, gx, weight_cache);
+    detail::fft_convolve(geometry, plan.tile_side, gy, w, true, gx, add, weight_cache);
   } else if (plan.algorithm == ConvAlgorithm::direct) {
     const auto packed =
         detail::packed_weights<T>(Form::packed_turned, detail::pack_weights_turned<T>, geometry, w, weight_cache);
-    detail::direct_forward(detail::transposed(geometry), gy, packed.data(), gx);
+    detail::direct_forward(detail::transposed(geometry), gy, packed.data(), gx, add);
   } else {
     const auto packed =
         detail::packed_weights<T>(Form::packed_by_tap, detail::pack_weights_by_tap<T>, geometry, w, weight_cache);
-    detail::gemm_input_grad(geometry, gy, packed.data(), gx);
+    detail::gemm_input_grad(geometry, gy, packed.data(), gx, add);
   }
 }
 

@@ -137,22 +137,25 @@ struct FetchAhead {
 };
 
 /// One block of output channels on a band of `rows` rows of `width` pixels: x has its rows `stride` apart, y is
-/// contiguous with its planes `plane` apart.
+/// contiguous with its planes `plane` apart. It is written, or when `add` added to, but for the first row's first `done`
+/// pixels.
 template <int outputs, class T>
 void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index stride, const T* packed, T* y,
-                 Index plane, const FetchAhead& ahead = {}) {
+                 Index plane, bool add, Index done = 0, const FetchAhead& ahead = {}) {
   constexpr int packets = block_packets(outputs);
   constexpr Index lanes = packet_size<T>;
   Index row = 0, column = 0;
   while (row < rows) {
     const T* from[packets];
     T* to[packets];
+    int again[packets];  // the pixels at the start of a packet that are not new
     for (int p = 0; p < packets; ++p) {
       // The last packet of a row ends with the row and repeats some of the one before; after the last row, the block
       // repeats its last packet.
       const Index begin = std::max<Index>(0, std::min(column, width - lanes));
       from[p] = row < rows ? x + row * stride + begin : from[p - 1];
       to[p] = row < rows ? y + row * width + begin : to[p - 1];
+      again[p] = static_cast<int>(row < rows ? std::min(std::max(column, row == 0 ? done : 0) - begin, lanes) : lanes);
       column += lanes;
       if (column >= width) ++row, column = 0;
     }
@@ -164,9 +167,18 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
       }
     Packet<T> sums[outputs][packets];
     sum_taps<outputs, packets>(loop, from, packed, sums);
-    SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p) if (width >= lanes)
-        store(to[p] + o * plane, sums[o][p]);
-    else store_partial(to[p] + o * plane, sums[o][p], static_cast<int>(width));
+    const int whole = static_cast<int>(std::min(width, lanes));
+    SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p) {
+      T* const out = to[p] + o * plane;
+      if (add && again[p] == 0 && whole == lanes)
+        store(out, load(out) + sums[o][p]);
+      else if (add)
+        for (int l = again[p]; l < whole; ++l) out[l] += sums[o][p][l];
+      else if (whole == lanes)
+        store(out, sums[o][p]);
+      else
+        store_partial(out, sums[o][p], whole);
+    }
   }
 }
 
@@ -190,9 +202,9 @@ inline int channel_mix_parts(const ConvGeometry& g) {
   return ThreadPool::instance().parts_for(g.multiply_adds(), thread_grain);
 }
 
-/// y = the convolution of x with packed weights that mix channels.
+/// y (+)= the convolution of x with packed weights that mix channels.
 template <class T>
-void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y) {
+void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool add) {
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const ChannelBlocks blocks(outputs);
   const bool cached = (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) <= 2 * band_bytes;
@@ -206,20 +218,21 @@ void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y) {
                                 inputs * (block + 1) / blocks.count};
       blocks.with_size(block, [&](auto size) {
         direct_band<size>(loop, 1, end - first, x + image * inputs * pixels + first, 0, weights,
-                          y + (image * outputs + blocks.begin(block)) * pixels + first, pixels, next_run);
+                          y + (image * outputs + blocks.begin(block)) * pixels + first, pixels, add,
+                          begin - first, next_run);
       });
       weights += blocks.size(block) * inputs;
     }
   });
 }
 
-/// y = the convolution of x with packed weights, for a geometry of stride 1.
+/// y (+)= the convolution of x with packed weights, for a geometry of stride 1.
 template <class T>
-void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y) {
+void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y, bool add) {
   const Index height = g.out_height(), width = g.out_width(), lanes = packet_size<T>;
   const Index images = g.batch * g.groups, inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   if (g.out_size() == 0) return;
-  if (mixes_channels(g) && width * height >= lanes) return mix_channels(g, x, packed, y);
+  if (mixes_channels(g) && width * height >= lanes) return mix_channels(g, x, packed, y, add);
   const bool in_place = g.pad_h == 0 && g.pad_w == 0 && width >= lanes;
   const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);
   const Index stride = in_place ? g.in_width : round_up(std::max(width, lanes) + reach_w, lanes);
@@ -254,8 +267,9 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y) {
       const T* weights = packed + image % g.groups * inputs * outputs * g.taps();
       for (Index block = 0; block < blocks.count; ++block) {
         T* to = y + (image * outputs + blocks.begin(block)) * height * width + first * width;
-        blocks.with_size(
-            block, [&](auto size) { direct_band<size>(loop, rows, width, from, stride, weights, to, height * width); });
+        blocks.with_size(block, [&](auto size) {
+          direct_band<size>(loop, rows, width, from, stride, weights, to, height * width, add);
+        });
         weights += blocks.size(block) * inputs * g.taps();
       }
     }

@@ -232,9 +232,9 @@ void weight_spectra(const ConvGeometry& g, const T* w, T* spectra) {
   });
 }
 
-/// y = conv(x, w) from the weights' spectra, or, when transposed, gx from gy (as x and y).
+/// y (+)= conv(x, w) from the weights' spectra, or, when transposed, gx from gy (as x and y).
 template <int n, class T>
-void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool transpose, T* y) {
+void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool transpose, T* y, bool add) {
   using Transform = TileTransform<n, T>;
   constexpr Index complex_size = Transform::complex_size;
   const ConvGeometry g = transpose ? transposed(forward) : forward;
@@ -284,7 +284,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
           fetch(at + 2 * complex_size, complex_size);  // for the next pair
           return Transform::read(at);
         };
-        Transform::inverse(read, window(2 * pair), single ? TileWindow<T>{} : window(2 * pair + 1));
+        Transform::inverse(read, window(2 * pair), single ? TileWindow<T>{} : window(2 * pair + 1), add);
       }
     });
   }

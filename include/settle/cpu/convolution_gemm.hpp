@@ -99,7 +99,7 @@ void gemm_forward(const ConvGeometry& g, const T* x, const T* packed, T* y) {
       for (Index block = 0; block < blocks.count; ++block) {
         T* to = y + (image * outputs + blocks.begin(block)) * g.out_pixels() + begin;
         blocks.with_size(block, [&](auto size) {
-          direct_band<size>(loop, 1, end - begin, patches, 0, weights, to, g.out_pixels());
+          direct_band<size>(loop, 1, end - begin, patches, 0, weights, to, g.out_pixels(), false);
         });
         weights += blocks.size(block) * depth;
       }
@@ -107,13 +107,13 @@ void gemm_forward(const ConvGeometry& g, const T* x, const T* packed, T* y) {
   });
 }
 
-/// gx from gy and weights from pack_weights_by_tap. Each part owns whole planes, so no two add to the same element.
+/// gx (+)= from gy and weights from pack_weights_by_tap. Each part owns whole planes, so no two add to the same element.
 template <class T>
-void gemm_input_grad(const ConvGeometry& g, const T* gy, const T* packed, T* gx) {
+void gemm_input_grad(const ConvGeometry& g, const T* gy, const T* packed, T* gx, bool add) {
   const PatchTiles<T> tiles(g, 1);
   const Index inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const Index planes = g.batch * g.in_channels, share = (outputs + g.taps()) * tiles.stride;
-  std::fill_n(gx, g.in_size(), T(0));
+  if (!add) std::fill_n(gx, g.in_size(), T(0));
   if (planes == 0 || g.out_size() == 0) return;
   ThreadPool& pool = ThreadPool::instance();
   const int parts = pool.parts_for(planes, thread_grain / (g.multiply_adds() / planes + 1) + 1);
@@ -136,7 +136,7 @@ void gemm_input_grad(const ConvGeometry& g, const T* gy, const T* packed, T* gx)
           for (Index block = 0; block < blocks.count; ++block) {
             blocks.with_size(block, [&](auto size) {
               direct_band<size>(loop, 1, tiles.stride, gy_tile, 0, weights,
-                                patches + blocks.begin(block) * tiles.stride, tiles.stride);
+                                patches + blocks.begin(block) * tiles.stride, tiles.stride, false);
             });
             weights += blocks.size(block) * outputs;
           }

@@ -194,10 +194,10 @@ class TileTransform {
     }
   }
 
-  /// Writes the windows a and b of the tiles with the spectrum read(packet, column), times n * n. For a single tile
-  /// read gives the same for both columns, and b is zero.
+  /// Writes, or when `add` adds to, the windows a and b of the tiles with the spectrum read(packet, column), times n * n.
+  /// For a single tile read gives the same for both columns, and b is zero.
   template <class Read>
-  static void inverse(const Read& read, const TileWindow<T>& a, const TileWindow<T>& b) {
+  static void inverse(const Read& read, const TileWindow<T>& a, const TileWindow<T>& b, bool add = false) {
     const auto& twiddles = detail::Twiddles<T, n>::instance();
     const int group_begin = std::min(a.left, b.bottom > b.top ? b.left : n) / lanes;
     const int group_end = (std::max(a.right, b.bottom > b.top ? b.right : 0) + lanes - 1) / lanes;
@@ -219,7 +219,7 @@ class TileTransform {
     }
     alignas(64) T edges[2][n * lanes];
     for (int g = group_begin; g < group_end; ++g) {
-      const OutStrip strip_a(a, g, edges[0]), strip_b(b, g, edges[1]);
+      const OutStrip strip_a(a, g, edges[0], add), strip_b(b, g, edges[1], add);
       detail::fft<n>(
           twiddles, [&](int ky) { return columns[ky * groups + g]; },
           [&](int y, ComplexPacket<T> z) {
@@ -274,14 +274,15 @@ class TileTransform {
     Index stride, next;
   };
 
-  /// A group of columns of a tile, for writing row by row.
+  /// A group of columns of a tile, for writing or adding to row by row.
   struct OutStrip {
-    OutStrip(const TileWindow<T>& tile, int group, T* edge)
+    OutStrip(const TileWindow<T>& tile, int group, T* edge, bool adding)
         : window(tile),
           overlap(tile.left, tile.right, group),
           first_column(group * lanes),
           stride(tile.stride),
-          next(tile.next) {
+          next(tile.next),
+          add(adding) {
       rows = overlap.begin < overlap.end ? static_cast<unsigned>(tile.bottom - tile.top) : 0;
       if (rows == 0) return;
       first = overlap.whole() ? tile.at(tile.top, first_column) : edge;
@@ -290,14 +291,16 @@ class TileTransform {
     SETTLE_INLINE void put(int y, Packet<T> v) const {
       if (static_cast<unsigned>(y - window.top) >= rows) return;
       T* const at = first + (y - window.top) * stride;
-      store(at, v);
+      store(at, add && overlap.whole() ? load(at) + v : v);
       fetch(at + next, lanes);
     }
     void finish() const {
       if (overlap.whole()) return;
       for (int r = 0; r < static_cast<int>(rows); ++r)
-        for (int x = overlap.begin; x < overlap.end; ++x)
-          *window.at(window.top + r, first_column + x) = first[r * lanes + x];
+        for (int x = overlap.begin; x < overlap.end; ++x) {
+          T& to = *window.at(window.top + r, first_column + x);
+          to = add ? to + first[r * lanes + x] : first[r * lanes + x];
+        }
     }
 
     const TileWindow<T>& window;
@@ -305,6 +308,7 @@ class TileTransform {
     int first_column;
     unsigned rows = 0;
     Index stride, next;
+    bool add;
     T* first = nullptr;
   };
 

@@ -40,6 +40,23 @@ ValueMap<T, D> on_values(VariableMap<T, D> f) {
   };
 }
 
+/// Whether a policy's limit allows more than a few products.
+inline bool allows_many_products(const Adjoint& policy) {
+  constexpr int few = 2;
+  return std::visit(
+      [](const auto& p) {
+        if constexpr (requires { p.count; })
+          return p.count > few;
+        else if constexpr (requires { p.steps; })
+          return p.steps > few;
+        else if constexpr (requires { p.max_products; })
+          return p.max_products > few;
+        else
+          return true;
+      },
+      policy);
+}
+
 /// What passes from one solve to the next that is warm: the last adjoint solution and the direction it ended in.
 template <class T, class D = Cpu>
 struct AdjointMemory {
@@ -224,7 +241,7 @@ class Node {
       return std::decay_t<decltype(list)>(list.begin(), list.begin() + static_cast<std::ptrdiff_t>(coupled));
     };
     const int mark = tape_.size();
-    Pullback<T, D> replay(first(z_next_), first(z_));
+    Pullback<T, D> replay(first(z_next_), first(z_), allows_many_products(options.adjoint));
     AdjointProblem<T, D> problem{[&](const Values<T, D>& v) { return values_of<T, D>(replay(constants<T, D>(v))); },
                                  [&] { return forward_product(first(z_next_), first(z_)); },
                                  source_.systems,

@@ -77,6 +77,28 @@ Var<T, D> conv_input_grad(const Var<T, D>& gy, const Var<T, D>& weight, const Sh
 template <class T, class D>
 Var<T, D> conv_weight_grad(const Var<T, D>& x, const Var<T, D>& gy, const Shape& weight, const ConvOptions& options);
 
+namespace detail {
+
+/// Adds the input gradient of a convolution to the cotangent of its input where it is, if the device can do that and
+/// the cotangent may be written to.
+template <class T, class D>
+bool add_conv_input_grad([[maybe_unused]] const cpu::ConvGeometry& geometry, [[maybe_unused]] const Var<T, D>& gy,
+                         [[maybe_unused]] const Var<T, D>& weight, [[maybe_unused]] ConvAlgorithm algorithm,
+                         [[maybe_unused]] Cotangents<T, D>& gradients) {
+  if constexpr (requires(T* p) {
+                  Backend<D>::add_conv_input_grad(geometry, p, p, p, algorithm, weight.value().derived());
+                }) {
+    if (Tensor<T, D>* const sum = gradients.in_place(0)) {
+      Backend<D>::add_conv_input_grad(geometry, gy.value().data(), weight.value().data(), sum->mutable_data(),
+                                      PreferredConvAlgorithm::or_preferred(algorithm), weight.value().derived());
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace detail
+
 // The three convolutions are the three partial derivatives of one trilinear form  sum gy · conv(x, w),  so each one's
 // gradient is made of the other two.
 
@@ -97,7 +119,8 @@ Var<T, D> conv(const Var<T, D>& x, const Var<T, D>& weight, const ConvOptions& o
   else
     compute();
   return record<T, D>("conv", y, {x, weight}, [=](const Var<T, D>& g, Cotangents<T, D>& gradients) {
-    if (gradients.needs(0)) gradients.add(0, conv_input_grad(g, weight, x.shape(), options));
+    if (gradients.needs(0) && !detail::add_conv_input_grad(geometry, g, weight, options.algorithm, gradients))
+      gradients.add(0, conv_input_grad(g, weight, x.shape(), options));
     if (gradients.needs(1)) gradients.add(1, conv_weight_grad(x, g, weight.shape(), options));
   });
 }
