@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -17,6 +18,9 @@ namespace settle::cpu {
 enum class ConvDirection { forward, input_grad, weight_grad };
 
 namespace detail {
+
+/// The sides of the tiles that the transforms take, in pixels.
+inline constexpr std::array tile_sides{32, 48, 64};
 
 /// What choose_algorithm decides: an algorithm, for fft with its transform's side.
 struct ConvPlan {
@@ -47,20 +51,20 @@ inline ConvPlan plan_convolution(const ConvGeometry& g, ConvDirection direction,
   double fft = std::numeric_limits<double>::infinity();
   int tile_side = 0;
   if (g.groups == 1 && g.dilation_h == 1 && g.dilation_w == 1)
-    for (const int n : {32, 64})
+    for (const int n : tile_sides)
       if (const double cost = fft_cost(g, direction, n, spectra_kept); cost < fft) fft = cost, tile_side = n;
   if (asked == ConvAlgorithm::fft) return {tile_side ? ConvAlgorithm::fft : ConvAlgorithm::gemm, tile_side};
   const bool frequencies = fft < static_cast<double>(g.multiply_adds());
   return frequencies ? ConvPlan{ConvAlgorithm::fft, tile_side} : ConvPlan{ConvAlgorithm::direct};
 }
 
-/// Calls f(std::integral_constant<int, n>) for the transform's side n = 32 or 64.
+/// Calls f(std::integral_constant<int, n>) for the transform's side n, one of tile_sides.
 template <class F>
 void with_tile_side(int n, const F& f) {
-  if (n == 64)
-    f(std::integral_constant<int, 64>{});
-  else
-    f(std::integral_constant<int, 32>{});
+  [&]<std::size_t... i>(std::index_sequence<i...>) {
+    (void)((n == tile_sides[i] && (f(std::integral_constant<int, tile_sides[i]>{}), true)) || ...);
+  }
+  (std::make_index_sequence<tile_sides.size()>{});
 }
 
 /// The weights in one of the packed orders, from the cache or made by pack(geometry, w, T*).

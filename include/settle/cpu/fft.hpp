@@ -38,11 +38,28 @@ SETTLE_INLINE ComplexPacket<T> rotated(ComplexPacket<T> z, T re, T im) {
   return {z.re * re - z.im * im, z.re * im + z.im * re};
 }
 
-/// The discrete Fourier transform of 3, 4, 5, 6, 8 or 10 numbers in registers.
+/// The discrete Fourier transform of 3, 4, 6 or 8 numbers in registers.
+template <class T>
+SETTLE_INLINE std::array<ComplexPacket<T>, 3> dft(const std::array<ComplexPacket<T>, 3>& z) {
+  constexpr T half = T(0.5), half_root = static_cast<T>(std::numbers::sqrt3 / 2);
+  const auto sum = z[1] + z[2], turned = times_minus_i(z[1] - z[2]);
+  const ComplexPacket<T> a{z[0].re - sum.re * half, z[0].im - sum.im * half};
+  const ComplexPacket<T> b{turned.re * half_root, turned.im * half_root};
+  return {z[0] + sum, a + b, a - b};
+}
+
 template <class T>
 SETTLE_INLINE std::array<ComplexPacket<T>, 4> dft(const std::array<ComplexPacket<T>, 4>& z) {
   const auto a = z[0] + z[2], b = z[0] - z[2], c = z[1] + z[3], d = times_minus_i(z[1] - z[3]);
   return {a + c, b + d, a - c, b - d};
+}
+
+/// Without twiddles, for 2 and 3 have no common factor: j = 3 a + 2 b modulo 6 makes exp(-2 pi i j k / 6) the product of
+/// (-1)^(a k) and exp(-2 pi i b k / 3).
+template <class T>
+SETTLE_INLINE std::array<ComplexPacket<T>, 6> dft(const std::array<ComplexPacket<T>, 6>& z) {
+  const auto a = dft(std::array{z[0], z[2], z[4]}), b = dft(std::array{z[3], z[5], z[1]});
+  return {a[0] + b[0], a[1] - b[1], a[2] + b[2], a[0] - b[0], a[1] + b[1], a[2] - b[2]};
 }
 
 template <class T>
@@ -55,59 +72,6 @@ SETTLE_INLINE std::array<ComplexPacket<T>, 8> dft(const std::array<ComplexPacket
   odd[3] = {(odd[3].im - odd[3].re) * half_root, (odd[3].re + odd[3].im) * -half_root};
   return {even[0] + odd[0], even[1] + odd[1], even[2] + odd[2], even[3] + odd[3],
           even[0] - odd[0], even[1] - odd[1], even[2] - odd[2], even[3] - odd[3]};
-}
-
-/// exp(2 pi i k / n) for k = 0 ... n - 1.
-template <int n>
-struct UnitRoots;
-template <>
-struct UnitRoots<3> {
-  static constexpr double half_sqrt3 = std::numbers::sqrt3 / 2;
-  static constexpr double re[]{1, -0.5, -0.5}, im[]{0, half_sqrt3, -half_sqrt3};
-};
-template <>
-struct UnitRoots<5> {
-  static constexpr double c1 = (std::numbers::phi - 1) / 2, c2 = -std::numbers::phi / 2;
-  static constexpr double s1 = 0.95105651629515357212, s2 = 0.58778525229247312917;
-  static constexpr double re[]{1, c1, c2, c2, c1}, im[]{0, s1, s2, -s2, -s1};
-};
-
-template <class T, std::size_t n>
-requires(n == 3 || n == 5)
-SETTLE_INLINE std::array<ComplexPacket<T>, n> dft(const std::array<ComplexPacket<T>, n>& z) {
-  using Roots = UnitRoots<static_cast<int>(n)>;
-  std::array<ComplexPacket<T>, n> out;
-  out[0] = z[0];
-  SETTLE_UNROLL for (std::size_t j = 1; j <= n / 2; ++j) out[0] = out[0] + (z[j] + z[n - j]);
-  SETTLE_UNROLL for (std::size_t k = 1; k <= n / 2; ++k) {
-    ComplexPacket<T> even = z[0], odd{};  // in j
-    SETTLE_UNROLL for (std::size_t j = 1; j <= n / 2; ++j) {
-      const auto sum = z[j] + z[n - j], difference = z[j] - z[n - j];
-      const T re = static_cast<T>(Roots::re[j * k % n]), im = static_cast<T>(Roots::im[j * k % n]);
-      even = {even.re + sum.re * re, even.im + sum.im * re};
-      odd = {odd.re + difference.re * im, odd.im + difference.im * im};
-    }
-    out[k] = even + times_minus_i(odd);
-    out[n - k] = even - times_minus_i(odd);
-  }
-  return out;
-}
-
-/// Twice an odd number, by the prime factor algorithm: with j = (n/2) a + 2 b modulo n the root to the power j k is
-/// (-1)^(a k) times one of n/2 to the power b k.
-template <class T, std::size_t n>
-requires(n == 6 || n == 10)
-SETTLE_INLINE std::array<ComplexPacket<T>, n> dft(const std::array<ComplexPacket<T>, n>& z) {
-  std::array<ComplexPacket<T>, n / 2> a0, a1;
-  SETTLE_UNROLL for (std::size_t b = 0; b < n / 2; ++b) a0[b] = z[2 * b], a1[b] = z[(n / 2 + 2 * b) % n];
-  a0 = dft(a0);
-  a1 = dft(a1);
-  std::array<ComplexPacket<T>, n> out;
-  SETTLE_UNROLL for (std::size_t k = 0; k < n; ++k) {
-    const auto x = a0[k % (n / 2)], y = a1[k % (n / 2)];
-    out[k] = k % 2 == 0 ? x + y : x - y;
-  }
-  return out;
 }
 
 /// exp(-2 pi i b k / n) at [b][k], for b < 8 and k < n / 8.
@@ -130,7 +94,7 @@ struct Twiddles {
   }
 };
 
-/// The discrete Fourier transform of n = 32, 48, 64 or 80 packets, lane by lane: write(k, X_k) for
+/// The discrete Fourier transform of n = 32, 48 or 64 packets, lane by lane: write(k, X_k) for
 /// X_k = sum over j of read(j) exp(-2 pi i j k / n). With j = 8 a + b and k = c + (n / 8) d, sums over a, then over b.
 template <int n, class T, class Read, class Write>
 SETTLE_INLINE void fft(const Twiddles<T, n>& twiddles, const Read& read, const Write& write) {
@@ -195,7 +159,7 @@ struct TileWindow {
   T* at(int y, int x) const { return plane + origin + y * stride + x; }
 };
 
-/// Transforms of n x n tiles, n = 32, 48, 64 or 80.
+/// Transforms of n x n tiles, n = 32, 48 or 64.
 ///
 /// Frequencies come in packets: packet j (n/2 + 1) + kx holds in lane l the frequency (ky, kx), ky = j + l n / lanes.
 /// This order keeps the negatives of one packet's frequencies in one packet too, with its lanes reversed.
