@@ -164,12 +164,13 @@ TEST_CASE_TEMPLATE("convolutions by tiles of every side agree with the definitio
   const Reference reference(g, Random(19));
   const auto x = converted<T>(reference.x), w = converted<T>(reference.w), gy = converted<T>(reference.gy);
   const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-12;
-  for (const int side : detail::tile_sides) {
+  for (const int side : cpu::detail::tile_sides) {
     CAPTURE(side);
     std::vector<T> y(gy.size()), gx(x.size()), gw(w.size());
-    detail::fft_convolve(g, side, x.data(), w.data(), false, y.data(), nullptr);
-    detail::fft_convolve(g, side, gy.data(), w.data(), true, gx.data(), nullptr);
-    detail::with_tile_side(side, [&](auto n) { detail::fft_weight_grad<n>(g, x.data(), gy.data(), gw.data()); });
+    cpu::detail::fft_convolve(g, side, x.data(), w.data(), false, y.data(), nullptr);
+    cpu::detail::fft_convolve(g, side, gy.data(), w.data(), true, gx.data(), nullptr);
+    cpu::detail::with_tile_side(
+        side, [&](auto n) { cpu::detail::fft_weight_grad<n>(g, x.data(), gy.data(), gw.data()); });
     CHECK(error(y, reference.y) <= tolerance);
     CHECK(error(gx, reference.gx) <= tolerance);
     CHECK(error(gw, reference.gw) <= tolerance);
@@ -292,7 +293,9 @@ TEST_CASE("the cost model takes each algorithm where it is fast, and gemm where 
     CHECK(choose_algorithm(g, d) == gemm);
     CHECK(choose_algorithm(g, d, direct) == gemm);
     CHECK(choose_algorithm(same(1, 2, 90, 90, 2, 65), d, fft) == gemm);
-    const auto side = [&](const ConvGeometry& layer) { return detail::plan_convolution(layer, d, fft, true).tile_side; };
+    const auto side = [&](const ConvGeometry& layer) {
+      return cpu::detail::plan_convolution(layer, d, fft, true).tile_side;
+    };
     CHECK(side(same(8, 25, 64, 64, 25, 9)) == 32);
     CHECK(side(same(8, 25, 64, 64, 25, 15)) == 48);
     CHECK(side(same(8, 25, 32, 32, 25, 15)) == 48);
@@ -351,8 +354,8 @@ void check_transform() {
 
 TEST_CASE_TEMPLATE("the transform of a pair of tiles agrees with the definition and its inverse returns the tiles", T,
                    float, double) {
-  for (const int side : detail::tile_sides) {
+  for (const int side : cpu::detail::tile_sides) {
     CAPTURE(side);
-    detail::with_tile_side(side, [](auto n) { check_transform<n, T>(); });
+    cpu::detail::with_tile_side(side, [](auto n) { check_transform<n, T>(); });
   }
 }
