@@ -54,8 +54,8 @@ SETTLE_INLINE std::array<ComplexPacket<T>, 4> dft(const std::array<ComplexPacket
   return {a + c, b + d, a - c, b - d};
 }
 
-/// Without twiddles, for 2 and 3 have no common factor: j = 3 a + 2 b modulo 6 makes exp(-2 pi i j k / 6) the product of
-/// (-1)^(a k) and exp(-2 pi i b k / 3).
+/// Without twiddles, for 2 and 3 have no common factor: with j = 3 a + 2 b modulo 6, exp(-2 pi i j k / 6) is
+/// (-1)^(a k) exp(-2 pi i b k / 3).
 template <class T>
 SETTLE_INLINE std::array<ComplexPacket<T>, 6> dft(const std::array<ComplexPacket<T>, 6>& z) {
   const auto a = dft(std::array{z[0], z[2], z[4]}), b = dft(std::array{z[3], z[5], z[1]});
