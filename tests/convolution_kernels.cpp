@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <array>
 #include <cmath>
 #include <complex>
 #include <limits>
@@ -158,10 +159,28 @@ TEST_CASE("non-square kernels and any padding agree with the definition") {
   geometries.push_back({2, 3, 40, 17, 2, 1, 9, 1, 1, 0, 4});
   geometries.push_back({2, 3, 17, 40, 2, 9, 1, 1, 1, 4, 0});
   geometries.push_back({2, 3, 17, 40, 2, 2, 14, 1, 1, 0, 0});
-  geometries.push_back({1, 2, 70, 12, 2, 40, 6, 1, 1, 20, 3});  // larger than the smaller transform
+  geometries.push_back({1, 2, 70, 12, 2, 40, 6, 1, 1, 20, 3});  // larger than the smallest transform
   geometries.push_back({1, 1, 80, 7, 1, 70, 3, 1, 1, 35, 1});  // larger than any transform
   geometries.push_back({1, 2, 9, 9, 2, 1, 1, 1, 1, 2, 3});
   check_all(geometries);
+}
+
+TEST_CASE_TEMPLATE("convolutions by tiles of every side agree with the definition", T, float, double) {
+  const ConvGeometry g{3, 2, 37, 53, 3, 5, 12, 1, 1, 2, 6};  // one to six tiles an image, none of them whole
+  const Reference reference(g, Random(19));
+  const auto x = converted<T>(reference.x), w = converted<T>(reference.w), gy = converted<T>(reference.gy);
+  const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-12;
+  for (const int side : cpu::detail::tile_sides) {
+    CAPTURE(side);
+    std::vector<T> y(gy.size()), gx(x.size()), gw(w.size());
+    cpu::detail::fft_convolve(g, side, x.data(), w.data(), false, y.data(), nullptr);
+    cpu::detail::fft_convolve(g, side, gy.data(), w.data(), true, gx.data(), nullptr);
+    cpu::detail::with_tile_side(
+        side, [&](auto n) { cpu::detail::fft_weight_grad<n>(g, x.data(), gy.data(), gw.data()); });
+    CHECK(error(y, reference.y) <= tolerance);
+    CHECK(error(gx, reference.gx) <= tolerance);
+    CHECK(error(gw, reference.gw) <= tolerance);
+  }
 }
 
 TEST_CASE("strides, dilations and groups agree with the definition") {
@@ -280,12 +299,18 @@ TEST_CASE("the cost model takes each algorithm where it is fast, and gemm where 
     CHECK(choose_algorithm(g, d) == gemm);
     CHECK(choose_algorithm(g, d, direct) == gemm);
     CHECK(choose_algorithm(same(1, 2, 90, 90, 2, 65), d, fft) == gemm);
+    const auto side = [&](const ConvGeometry& layer) {
+      return cpu::detail::plan_convolution(layer, d, fft, true).tile_side;
+    };
+    CHECK(side(same(8, 25, 64, 64, 25, 9)) == 32);
+    CHECK(side(same(8, 25, 64, 64, 25, 15)) == 48);
+    CHECK(side(same(8, 25, 32, 32, 25, 15)) == 48);
+    CHECK(side(same(1, 25, 150, 150, 25, 15)) == 64);
   }
 }
 
-TEST_CASE_TEMPLATE("the transform of a pair of tiles agrees with the definition and its inverse returns the tiles", T,
-                   float, double) {
-  constexpr int n = 32;
+template <int n, class T>
+void check_transform() {
   using Transform = TileTransform<n, T>;
   using Complex = std::complex<double>;
   Random random(17);
@@ -298,16 +323,17 @@ TEST_CASE_TEMPLATE("the transform of a pair of tiles agrees with the definition 
   };
   Transform::forward(tile(a), tile(b), spectrum.data(), 2 * Transform::complex_size, true);
 
-  const double turn = 2 * std::acos(-1.0) / n;
+  std::array<Complex, n> roots;
+  for (int k = 0; k < n; ++k) roots[static_cast<std::size_t>(k)] = std::polar(1.0, -2 * std::acos(-1.0) * k / n);
+  const auto root = [&](int k) { return roots[static_cast<std::size_t>(k % n)]; };
   std::vector<Complex> rows(n * n);  // [y][kx]
   for (int y = 0; y < n; ++y)
     for (int k = 0; k < n; ++k)
       for (int x = 0; x < n; ++x)
-        rows[static_cast<std::size_t>(y * n + k)] +=
-            Complex(a[y * n + x], b[y * n + x]) * std::polar(1.0, -turn * (k * x % n));
+        rows[static_cast<std::size_t>(y * n + k)] += Complex(a[y * n + x], b[y * n + x]) * root(k * x);
   const auto expected = [&](int ky, int kx) {
     Complex z = 0;
-    for (int y = 0; y < n; ++y) z += rows[static_cast<std::size_t>(y * n + kx)] * std::polar(1.0, -turn * (ky * y % n));
+    for (int y = 0; y < n; ++y) z += rows[static_cast<std::size_t>(y * n + kx)] * root(ky * y);
     return z;
   };
   const double tolerance = sizeof(T) == 4 ? 1e-4 : 1e-12;
@@ -330,4 +356,12 @@ TEST_CASE_TEMPLATE("the transform of a pair of tiles agrees with the definition 
       tile(back.data()), tile(back.data() + n * n));
   for (int i = 0; i < 2 * n * n; ++i)
     REQUIRE(std::abs(static_cast<double>(back[static_cast<std::size_t>(i)]) / (n * n) - a[i]) <= tolerance);
+}
+
+TEST_CASE_TEMPLATE("the transform of a pair of tiles agrees with the definition and its inverse returns the tiles", T,
+                   float, double) {
+  for (const int side : cpu::detail::tile_sides) {
+    CAPTURE(side);
+    cpu::detail::with_tile_side(side, [](auto n) { check_transform<n, T>(); });
+  }
 }

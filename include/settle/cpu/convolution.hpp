@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -18,6 +19,9 @@ enum class ConvDirection { forward, input_grad, weight_grad };
 
 namespace detail {
 
+/// The sides of the tiles that the transforms take, in pixels.
+inline constexpr std::array tile_sides{32, 48, 64};
+
 /// What choose_algorithm decides: an algorithm, for fft with its transform's side.
 struct ConvPlan {
   ConvAlgorithm algorithm;
@@ -26,16 +30,18 @@ struct ConvPlan {
 
 /// The work of the frequency domain, in multiply-adds at the speed that the direct algorithm reaches. A transform of
 /// one channel's tile costs 5.4 n² log2 n such (measured, with its share of memory traffic), a frequency of a pair of
-/// channels 4. Spectra of weights are free when they are kept for many calls.
+/// channels 4, and 16 once a call for the weights' spectrum, which comes from afar. Transforms of weights are free when
+/// they are kept for many calls.
 inline double fft_cost(const ConvGeometry& g, ConvDirection direction, int n, bool spectra_kept) {
   if (4 * std::max(g.kernel_height, g.kernel_width) > 3 * n) return std::numeric_limits<double>::infinity();
   const TilePlan plan(direction == ConvDirection::input_grad ? transposed(g) : g, n);
   const double tiles = static_cast<double>(plan.count);
   const double channels = static_cast<double>(g.in_channels + g.out_channels);
   const double pairs = static_cast<double>(g.in_channels * g.out_channels);
-  const double transform = 5.4 * n * n * std::log2(n), mixing = 4.0 * n * (n / 2 + 1);
+  const double transform = 5.4 * n * n * std::log2(n), frequencies = n * (n / 2 + 1);
   const bool transforms_weights = direction == ConvDirection::weight_grad || !spectra_kept;
-  return tiles * (channels * transform + pairs * mixing) + (transforms_weights ? 0.8 * pairs * transform : 0.0);
+  return tiles * (channels * transform + 4 * pairs * frequencies) +
+         pairs * (16 * frequencies + (transforms_weights ? transform : 0.0));
 }
 
 /// `spectra_kept`: there is a slot that keeps what is derived from the weights.
@@ -47,20 +53,20 @@ inline ConvPlan plan_convolution(const ConvGeometry& g, ConvDirection direction,
   double fft = std::numeric_limits<double>::infinity();
   int tile_side = 0;
   if (g.groups == 1 && g.dilation_h == 1 && g.dilation_w == 1)
-    for (const int n : {32, 64})
+    for (const int n : tile_sides)
       if (const double cost = fft_cost(g, direction, n, spectra_kept); cost < fft) fft = cost, tile_side = n;
   if (asked == ConvAlgorithm::fft) return {tile_side ? ConvAlgorithm::fft : ConvAlgorithm::gemm, tile_side};
   const bool frequencies = fft < static_cast<double>(g.multiply_adds());
   return frequencies ? ConvPlan{ConvAlgorithm::fft, tile_side} : ConvPlan{ConvAlgorithm::direct};
 }
 
-/// Calls f(std::integral_constant<int, n>) for the transform's side n = 32 or 64.
+/// Calls f(std::integral_constant<int, n>) for the transform's side n, one of tile_sides.
 template <class F>
 void with_tile_side(int n, const F& f) {
-  if (n == 64)
-    f(std::integral_constant<int, 64>{});
-  else
-    f(std::integral_constant<int, 32>{});
+  [&]<std::size_t... i>(std::index_sequence<i...>) {
+    (void)((n == tile_sides[i] && (f(std::integral_constant<int, tile_sides[i]>{}), true)) || ...);
+  }
+  (std::make_index_sequence<tile_sides.size()>{});
 }
 
 /// The weights in one of the packed orders, from the cache or made by pack(geometry, w, T*).

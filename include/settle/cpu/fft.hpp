@@ -38,11 +38,28 @@ SETTLE_INLINE ComplexPacket<T> rotated(ComplexPacket<T> z, T re, T im) {
   return {z.re * re - z.im * im, z.re * im + z.im * re};
 }
 
-/// The discrete Fourier transform of 4 or 8 numbers in registers.
+/// The discrete Fourier transform of 3, 4, 6 or 8 numbers in registers.
+template <class T>
+SETTLE_INLINE std::array<ComplexPacket<T>, 3> dft(const std::array<ComplexPacket<T>, 3>& z) {
+  constexpr T half = T(0.5), half_root = static_cast<T>(std::numbers::sqrt3 / 2);
+  const auto sum = z[1] + z[2], turned = times_minus_i(z[1] - z[2]);
+  const ComplexPacket<T> a{z[0].re - sum.re * half, z[0].im - sum.im * half};
+  const ComplexPacket<T> b{turned.re * half_root, turned.im * half_root};
+  return {z[0] + sum, a + b, a - b};
+}
+
 template <class T>
 SETTLE_INLINE std::array<ComplexPacket<T>, 4> dft(const std::array<ComplexPacket<T>, 4>& z) {
   const auto a = z[0] + z[2], b = z[0] - z[2], c = z[1] + z[3], d = times_minus_i(z[1] - z[3]);
   return {a + c, b + d, a - c, b - d};
+}
+
+/// Without twiddles, for 2 and 3 have no common factor: with j = 3 a + 2 b modulo 6, exp(-2 pi i j k / 6) is
+/// (-1)^(a k) exp(-2 pi i b k / 3).
+template <class T>
+SETTLE_INLINE std::array<ComplexPacket<T>, 6> dft(const std::array<ComplexPacket<T>, 6>& z) {
+  const auto a = dft(std::array{z[0], z[2], z[4]}), b = dft(std::array{z[3], z[5], z[1]});
+  return {a[0] + b[0], a[1] - b[1], a[2] + b[2], a[0] - b[0], a[1] + b[1], a[2] - b[2]};
 }
 
 template <class T>
@@ -77,7 +94,7 @@ struct Twiddles {
   }
 };
 
-/// The discrete Fourier transform of n = 32 or 64 packets, lane by lane: write(k, X_k) for
+/// The discrete Fourier transform of n = 32, 48 or 64 packets, lane by lane: write(k, X_k) for
 /// X_k = sum over j of read(j) exp(-2 pi i j k / n). With j = 8 a + b and k = c + (n / 8) d, sums over a, then over b.
 template <int n, class T, class Read, class Write>
 SETTLE_INLINE void fft(const Twiddles<T, n>& twiddles, const Read& read, const Write& write) {
@@ -142,7 +159,7 @@ struct TileWindow {
   T* at(int y, int x) const { return plane + origin + y * stride + x; }
 };
 
-/// Transforms of n x n tiles, n = 32 or 64.
+/// Transforms of n x n tiles, n = 32, 48 or 64.
 ///
 /// Frequencies come in packets: packet j (n/2 + 1) + kx holds in lane l the frequency (ky, kx), ky = j + l n / lanes.
 /// This order keeps the negatives of one packet's frequencies in one packet too, with its lanes reversed.
