@@ -173,8 +173,8 @@ TEST_CASE_TEMPLATE("convolutions by tiles of every side agree with the definitio
   for (const int side : cpu::detail::tile_sides) {
     CAPTURE(side);
     std::vector<T> y(gy.size()), gx(x.size()), gw(w.size());
-    cpu::detail::fft_convolve(g, side, x.data(), w.data(), false, y.data(), nullptr);
-    cpu::detail::fft_convolve(g, side, gy.data(), w.data(), true, gx.data(), nullptr);
+    cpu::detail::fft_convolve(g, side, x.data(), w.data(), false, y.data(), false, nullptr);
+    cpu::detail::fft_convolve(g, side, gy.data(), w.data(), true, gx.data(), false, nullptr);
     cpu::detail::with_tile_side(
         side, [&](auto n) { cpu::detail::fft_weight_grad<n>(g, x.data(), gy.data(), gw.data()); });
     CHECK(error(y, reference.y) <= tolerance);
