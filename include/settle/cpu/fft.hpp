@@ -116,21 +116,47 @@ SETTLE_INLINE void fft(const Twiddles<T, n>& twiddles, const Read& read, const W
   }
 }
 
-/// Exchanges lanes and positions of as many packets as each has lanes.
-template <class V, int lanes = packet_size<Lane<V>>>
-SETTLE_INLINE void transpose(V (&rows)[lanes]) {
-  // A round moves one bit of the position's number to the lane's.
+/// One round of a transposition: of each two rows whose numbers differ in the given bit, lane i of the first becomes
+/// element first(i) of the two rows' lanes one after the other, and of the second element second(i).
+template <int bit, class V, class First, class Second, int lanes = packet_size<Lane<V>>>
+SETTLE_INLINE void exchange(V (&rows)[lanes], First first, Second second) {
   [&]<int... i>(std::integer_sequence<int, i...>) {
-    SETTLE_UNROLL for (int round = 1; round < lanes; round *= 2) {
-      V mixed[lanes];
-      SETTLE_UNROLL for (int r = 0; r < lanes / 2; ++r) {
-        mixed[2 * r] = __builtin_shufflevector(rows[r], rows[r + lanes / 2], i / 2 + i % 2 * lanes...);
-        mixed[2 * r + 1] = __builtin_shufflevector(rows[r], rows[r + lanes / 2], lanes / 2 + i / 2 + i % 2 * lanes...);
-      }
-      SETTLE_UNROLL for (int r = 0; r < lanes; ++r) rows[r] = mixed[r];
+    SETTLE_UNROLL for (int r = 0; r < lanes; ++r) {
+      if (r & bit) continue;
+      const V a = rows[r], b = rows[r | bit];
+      rows[r] = __builtin_shufflevector(a, b, first(i)...);
+      rows[r | bit] = __builtin_shufflevector(a, b, second(i)...);
     }
   }
   (std::make_integer_sequence<int, lanes>{});
+}
+
+/// Exchanges lanes and positions of as many packets as each has lanes. A processor exchanges faster within 16 bytes, so
+/// the blocks of that size are transposed first, then moved as wholes.
+template <class V, int lanes = packet_size<Lane<V>>>
+SETTLE_INLINE void transpose(V (&rows)[lanes]) {
+  constexpr int block = 16 / sizeof(Lane<V>), blocks = lanes / block;
+  const auto interleave = [&]<int bit>(std::integral_constant<int, bit>) __attribute__((always_inline)) {
+    exchange<bit>(
+        rows, [](int i) { return i / block * block + i % block / 2 + i % 2 * lanes; },
+        [](int i) { return i / block * block + i % block / 2 + i % 2 * lanes + block / 2; });
+  };
+  if constexpr (block == 4) interleave(std::integral_constant<int, 2>{});
+  interleave(std::integral_constant<int, 1>{});
+  // Half of a result are blocks of the first row, half of the second.
+  if constexpr (blocks == 4)
+    exchange<block>(
+        rows, [](int i) { return i % (lanes / 2) + i / (lanes / 2) * lanes; },
+        [](int i) { return i % (lanes / 2) + i / (lanes / 2) * lanes + lanes / 2; });
+  if constexpr (blocks >= 2) {
+    const auto even = [](int i) {
+      const int half = i / (lanes / 2), k = i % (lanes / 2) / block;
+      return half * lanes + 2 * k * block + i % block;
+    };
+    exchange<block * blocks / 2>(rows, even, [even](int i) { return even(i) + block; });
+  }
+  if constexpr (blocks == 4)  // the numbers of the rows have these two bits exchanged
+    SETTLE_UNROLL for (int r = 0; r < block; ++r) std::swap(rows[block + r], rows[2 * block + r]);
 }
 
 /// The lanes in reverse order; when `keep_first`, lane 0 stays and the others are reversed.
@@ -178,7 +204,7 @@ class TileTransform {
                       bool two_columns) {
     const auto& twiddles = detail::Twiddles<T, n>::instance();
     ComplexPacket<T> rows[n * groups];  // [x][j], lanes ky
-    alignas(64) T edges[2][n * lanes];
+    alignas(64) T edges[2][2 * n * lanes];
     for (int g = 0; g < groups; ++g) {
       const Strip strip_a(a, g, edges[0]), strip_b(b, g, edges[1]);
       if (strip_a.rows == 0 && strip_b.rows == 0) {
@@ -220,7 +246,7 @@ class TileTransform {
     const int group_end = (std::max(a.right, b.bottom > b.top ? b.right : 0) + lanes - 1) / lanes;
     // The inverse is the forward transform with real and imaginary parts exchanged before and after.
     const auto exchanged = [](ComplexPacket<T> z) { return ComplexPacket<T>{z.im, z.re}; };
-    ComplexPacket<T> columns[n * groups];  // [ky][g], lanes x
+    ComplexPacket<T> columns[n * groups];  // [g][ky], lanes x
     for (int j = 0; j < groups; ++j) {
       const int negative = (groups - j) % groups;
       ComplexPacket<T> row[n];
@@ -232,13 +258,13 @@ class TileTransform {
           },
           [&](int x, ComplexPacket<T> z) { row[x] = z; });
       for (int g = group_begin; g < group_end; ++g)
-        move_block(row + g * lanes, 1, columns + j * groups + g, groups * groups);
+        move_block(row + g * lanes, 1, columns + g * n + j, groups);
     }
     alignas(64) T edges[2][n * lanes];
     for (int g = group_begin; g < group_end; ++g) {
       const OutStrip strip_a(a, g, edges[0], add), strip_b(b, g, edges[1], add);
       detail::fft<n>(
-          twiddles, [&](int ky) { return columns[ky * groups + g]; },
+          twiddles, [&](int ky) { return columns[g * n + ky]; },
           [&](int y, ComplexPacket<T> z) {
             strip_a.put(y, z.im);
             strip_b.put(y, z.re);
@@ -263,7 +289,7 @@ class TileTransform {
     int begin, end;
   };
 
-  /// A group of columns of a tile, for reading row by row. A group that the window's side cuts is copied to `edge`.
+  /// A group of columns of a tile, for reading row by row. A group that the window's sides cut is copied to `edge`.
   struct Strip {
     Strip(const TileWindow<const T>& tile, int group, T* edge) : top(tile.top), stride(tile.stride), next(tile.next) {
       const Overlap overlap(tile.left, tile.right, group);
@@ -271,11 +297,19 @@ class TileTransform {
       if (rows == 0) return;
       first = tile.at(top, group * lanes);
       if (overlap.whole()) return;
-      std::fill_n(edge, static_cast<int>(rows) * lanes, T(0));
-      for (int r = 0; r < static_cast<int>(rows); ++r)
-        for (int x = overlap.begin; x < overlap.end; ++x) edge[r * lanes + x] = *tile.at(top + r, group * lanes + x);
-      first = edge;
-      stride = lanes;
+      // Copied by packets if the window is as wide as one: what a packet holds beyond the group lies between the rows.
+      const int count = static_cast<int>(rows), gap = 2 * lanes;
+      T* const to = overlap.begin > 0 ? edge : edge + lanes;
+      std::fill_n(edge, count * gap, T(0));
+      if (tile.right - tile.left >= lanes) {
+        const int begin = overlap.begin > 0 ? overlap.begin : overlap.end - lanes;
+        for (int r = 0; r < count; ++r) store(to + r * gap + begin, load(tile.at(top + r, group * lanes + begin)));
+      } else {
+        for (int r = 0; r < count; ++r)
+          for (int x = overlap.begin; x < overlap.end; ++x) to[r * gap + x] = *tile.at(top + r, group * lanes + x);
+      }
+      first = to;
+      stride = gap;
       next = 0;
     }
     SETTLE_INLINE Packet<T> row(int y) const {
