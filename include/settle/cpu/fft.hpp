@@ -203,12 +203,12 @@ class TileTransform {
   static void forward(const TileWindow<const T>& a, const TileWindow<const T>& b, T* out, Index packet_stride,
                       bool two_columns) {
     const auto& twiddles = detail::Twiddles<T, n>::instance();
-    ComplexPacket<T> rows[n * groups];  // [x][j], lanes ky
+    ComplexPacket<T> rows[n * groups];  // [j][x], lanes ky
     alignas(64) T edges[2][2 * n * lanes];
     for (int g = 0; g < groups; ++g) {
       const Strip strip_a(a, g, edges[0]), strip_b(b, g, edges[1]);
       if (strip_a.rows == 0 && strip_b.rows == 0) {
-        std::fill_n(rows + g * lanes * groups, lanes * groups, ComplexPacket<T>{});
+        for (int j = 0; j < groups; ++j) std::fill_n(rows + j * n + g * lanes, lanes, ComplexPacket<T>{});
         continue;
       }
       ComplexPacket<T> column[n];
@@ -218,13 +218,13 @@ class TileTransform {
             return ComplexPacket<T>{strip_a.row(y), strip_b.row(y)};
           },
           [&](int ky, ComplexPacket<T> z) { column[ky] = z; });
-      for (int j = 0; j < groups; ++j) move_block(column + j, groups, rows + g * lanes * groups + j, groups);
+      for (int j = 0; j < groups; ++j) move_block(column + j, groups, rows + j * n + g * lanes, 1);
     }
     for (int j = 0; j < groups; ++j) {
       T* const at = out + j * half * packet_stride;
       T* const negative = out + (groups - j) % groups * half * packet_stride + complex_size;
       detail::fft<n>(
-          twiddles, [&](int x) { return rows[x * groups + j]; },
+          twiddles, [&](int x) { return rows[j * n + x]; },
           [&](int kx, ComplexPacket<T> z) {
             if (kx < half) {
               T* const to = at + kx * packet_stride;
