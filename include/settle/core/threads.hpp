@@ -49,13 +49,14 @@ class ThreadPool {
       std::lock_guard lock(mutex_);
       job_ = {[](const void* g, int p) { (*static_cast<const F*>(g))(p); }, &f, parts};
       error_ = nullptr;
-      pending_ = static_cast<int>(workers_.size());
+      pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
       generation_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
     work(0);
+    look_for([&] { return pending_.load(std::memory_order_acquire) == 0; });
     std::unique_lock lock(mutex_);
-    done_.wait(lock, [&] { return pending_ == 0; });
+    done_.wait(lock, [&] { return pending_.load(std::memory_order_relaxed) == 0; });
     if (error_) std::rethrow_exception(error_);
   }
 
@@ -110,8 +111,7 @@ class ThreadPool {
 
   void loop(int thread, std::uint64_t seen) {
     for (;;) {
-      // Recurrent loops hand out work every few microseconds: look for it briefly before sleeping.
-      for (int spin = 0; spin < 2000 && generation_.load(std::memory_order_acquire) == seen; ++spin) pause();
+      look_for([&] { return generation_.load(std::memory_order_acquire) != seen; });
       {
         std::unique_lock lock(mutex_);
         wake_.wait(lock, [&] { return stopping_ || generation_.load(std::memory_order_relaxed) != seen; });
@@ -119,8 +119,10 @@ class ThreadPool {
         seen = generation_.load(std::memory_order_relaxed);
       }
       work(thread);
-      std::lock_guard lock(mutex_);
-      if (--pending_ == 0) done_.notify_one();
+      if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        std::lock_guard lock(mutex_);  // the caller may be about to sleep
+        done_.notify_one();
+      }
     }
   }
 
@@ -135,6 +137,13 @@ class ThreadPool {
     inside() = false;
   }
 
+  /// Waits for something that should happen soon: recurrent loops hand out work every few microseconds, and to be woken
+  /// from sleep takes as long. Gives up after a while.
+  template <class Happened>
+  static void look_for(const Happened& happened) {
+    for (int spin = 0; spin < 4000 && !happened(); ++spin) pause();
+  }
+
   static void pause() {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -146,7 +155,7 @@ class ThreadPool {
   std::condition_variable wake_, done_;
   std::atomic<std::uint64_t> generation_{0};
   Job job_;
-  int pending_ = 0;
+  std::atomic<int> pending_{0};
   bool stopping_ = false;
   std::exception_ptr error_;
 };
