@@ -157,7 +157,7 @@ struct Compiled {
       for (; at + stride <= end; at += stride) {
         evaluate_packets<at_once>(
             input, chunk.put.data(), [&](auto r, const auto& values) __attribute__((always_inline)) {
-              T* const to = chunk.output[r] + at;
+              T* const to = chunk.output[r] ? chunk.output[r] + at : nullptr;
               switch (chunk.put[r]) {
                 case Put::assign:
                   SETTLE_UNROLL for (std::size_t p = 0; p < at_once; ++p) store(to + p * width, values[p]);
