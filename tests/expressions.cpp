@@ -283,3 +283,48 @@ TEST_CASE("float32 maps of every length agree with double ones, in the same bits
   }
   ThreadPool::instance().resize(before);
 }
+
+TEST_CASE("an interpreted program does with its results what the compiled one does") {
+  using cpu::Put;
+  constexpr auto f = [](auto x, auto y, auto u, auto v) {
+    auto long_sum = x;  // more steps than follow each other without a rest
+    for (int k = 0; k < 40; ++k) long_sum = x * y + u * long_sum;
+    const auto shared = x * u - y;
+    return outputs(long_sum, shared + tanh(shared) * v, select(x < y, shared * shared, u - v * y), x, u * v + u,
+                   u * v + u, expr::Expression(0.5), long_sum);
+  };
+  using Source = cpu::Lowered<std::remove_const_t<decltype(f)>, 4>;
+  constexpr std::size_t results = 8;
+  const cpu::Interpreter<float> interpreter(Source::make());
+  Random random(8);
+  for (const Index count : {1, 7, 16, 129, 300, 4096})
+    for (std::size_t variant = 0; variant < 10; ++variant) {
+      CAPTURE(count);
+      CAPTURE(variant);
+      const auto x = uniform<float>({4, count}, -1, 1, random),
+                 before = uniform<float>({results, count}, -1, 1, random);
+      const auto run = [&](void (*evaluate)(const void*, const cpu::Chunk<float>&)) {
+        std::vector<float> output(before.values().begin(), before.values().end());
+        std::vector<double> total(output.begin(), output.end());
+        cpu::Chunk<float> chunk;
+        chunk.count = count;
+        for (std::size_t k = 0; k < 4; ++k) {
+          chunk.input[k] = x.data() + static_cast<Index>(k) * count;
+          chunk.dense[k] = variant < 5 ? k < 2 : k != variant % 4;
+        }
+        for (std::size_t r = 0; r < results; ++r) {
+          chunk.put[r] = static_cast<Put>((r + variant) % 5);
+          chunk.output[r] = output.data() + r * static_cast<std::size_t>(count);
+          chunk.total[r] = total.data() + r * static_cast<std::size_t>(count);
+        }
+        evaluate(&interpreter, chunk);
+        total.insert(total.end(), output.begin(), output.end());
+        return total;
+      };
+      const auto got = run(&cpu::Interpreter<float>::run), expected = run(&cpu::Compiled<float, Source>::run);
+      double worst = 0;
+      for (std::size_t k = 0; k < got.size(); ++k)
+        worst = std::max(worst, std::abs(got[k] - expected[k]) / std::max(1.0, std::abs(expected[k])));
+      CHECK(worst <= 1e-5);
+    }
+}
