@@ -11,6 +11,7 @@
 #include "settle/autodiff/checkpoint.hpp"
 #include "settle/autodiff/grad.hpp"
 #include "settle/autodiff/gradcheck.hpp"
+#include "settle/nn/conv_layer.hpp"
 #include "settle/ops/matmul.hpp"
 #include "settle/ops/transpose.hpp"
 
@@ -200,6 +201,48 @@ TEST_CASE("a cotangent on a tape of its own stays on it, whatever it is added to
   const Var<double> g = Pullback<double>({y, z}, {x})({taped, constant}).front();
   CHECK(values(g) == std::vector<double>(6, 2.0));
   CHECK(values(grad(sum(g), {taped}).front()) == std::vector<double>(6, 1.0));
+
+  const Var<double> image = tape.leaf(Tensor<double>(Shape{1, 1, 2, 3}, 1.0));
+  const Var<double> weight = Tensor<double>(Shape{1, 1, 1, 1}, 2.0);
+  const Var<double> filtered = conv(image, weight), changed = image * image;
+  const Var<double> taped_image = other.leaf(Tensor<double>(Shape{1, 1, 2, 3}, 1.0));
+  const Var<double> both =
+      Pullback<double>({filtered, changed}, {image})({taped_image, Tensor<double>(Shape{1, 1, 2, 3}, 1.0)}).front();
+  CHECK(values(both) == std::vector<double>(6, 4.0));
+  CHECK(values(grad(sum(both), {taped_image}).front()) == std::vector<double>(6, 2.0));
+}
+
+TEST_CASE("convolutions add their input gradients to what other operations gave") {
+  Random random(3);
+  const Var<double> w = uniform<double>(Shape{2, 2, 1, 1}, -1, 1, random),
+                    v = uniform<double>(Shape{2, 2, 3, 3}, -1, 1, random);
+  const auto checked = [](const auto& f, const Tensor<double>& x) {
+    const auto result = gradcheck(f, {x}, {.tolerance = 1e-8});
+    CHECK_MESSAGE(result.passed, result.message);
+  };
+  const auto x = uniform<double>(Shape{2, 2, 5, 7}, -1, 1, random);
+  for (const ConvAlgorithm algorithm : {ConvAlgorithm::direct, ConvAlgorithm::gemm, ConvAlgorithm::fft}) {
+    CAPTURE(static_cast<int>(algorithm));
+    const PreferredConvAlgorithm prefer(algorithm);
+    const auto f = [&](const std::vector<Var<double>>& in) {
+      return conv_same(in[0], w) * conv_same(in[0], v) + in[0] * in[0] + in[0];
+    };
+    checked(f, x);
+    Tape<double> tape;
+    const Var<double> leaf = tape.leaf(x), y = f({leaf});
+    Pullback<double> once({y}, {leaf}), many({y}, {leaf}, true);
+    const Tensor<double> cotangent = uniform<double>(y.shape(), -1, 1, random);
+    const auto before = values(Var<double>(cotangent)), first = values(once({cotangent}).front());
+    for (int k = 0; k < 3; ++k) {
+      const auto again = values(many({cotangent}).front());
+      for (std::size_t i = 0; i < first.size(); ++i) CHECK(again[i] == doctest::Approx(first[i]).epsilon(1e-13));
+    }
+    CHECK(values(Var<double>(cotangent)) == before);
+  }
+  // The same variable as input and as weight; the cotangent is what the sum's slot holds.
+  checked([](const std::vector<Var<double>>& in) { return conv(in[0], in[0]) + conv(in[0], in[0]) * 2.0; },
+          uniform<double>(Shape{1, 1, 3, 3}, -1, 1, random));
+  checked([&](const std::vector<Var<double>>& in) { return conv_same(in[0], w) + in[0]; }, x);
 }
 
 TEST_CASE("only a single number has a gradient") {

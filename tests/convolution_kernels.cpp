@@ -180,7 +180,15 @@ TEST_CASE_TEMPLATE("convolutions by tiles of every side agree with the definitio
     CHECK(error(y, reference.y) <= tolerance);
     CHECK(error(gx, reference.gx) <= tolerance);
     CHECK(error(gw, reference.gw) <= tolerance);
+    cpu::detail::fft_convolve(g, side, gy.data(), w.data(), true, gx.data(), true, nullptr);
+    std::vector<double> twice = reference.gx;
+    for (double& v : twice) v *= 2;
+    CHECK(error(gx, twice) <= tolerance);
   }
+}
+
+TEST_CASE("runs of pixels that begin before their part add only to it") {
+  check_all({{2, 255, 23, 167, 1, 1, 1}, {2, 255, 17, 113, 1, 1, 1}});  // with 64 bytes, the last run is of one pixel
 }
 
 TEST_CASE("strides, dilations and groups agree with the definition") {

@@ -12,8 +12,8 @@
 
 namespace settle {
 
-/// A fixed set of threads that split loops in equal, contiguous parts. The split depends on the counts alone, so results
-/// are the same bits for the same number of threads. A loop inside a loop runs on its own thread.
+/// A fixed set of threads that split loops in equal, contiguous parts. The split depends on the counts alone, so
+/// results are the same bits for the same number of threads. A loop inside a loop runs on its own thread.
 class ThreadPool {
  public:
   /// A pool of `threads` >= 1 in all: the caller works too.
@@ -36,8 +36,8 @@ class ThreadPool {
     start(threads);
   }
 
-  /// Calls f(part) for part = 0 ... parts-1, each exactly once, part p on thread p mod size(); returns when all are done.
-  /// The first exception is rethrown here.
+  /// Calls f(part) for part = 0 ... parts-1, each exactly once, part p on thread p mod size(); returns when all are
+  /// done. The first exception is rethrown here.
   template <class F>
   void run(int parts, const F& f) {
     if (parts <= 1 || workers_.empty() || inside()) {
@@ -56,7 +56,7 @@ class ThreadPool {
     work(0);
     look_for([&] { return pending_.load(std::memory_order_acquire) == 0; });
     std::unique_lock lock(mutex_);
-    done_.wait(lock, [&] { return pending_.load(std::memory_order_relaxed) == 0; });
+    done_.wait(lock, [&] { return pending_.load(std::memory_order_acquire) == 0; });
     if (error_) std::rethrow_exception(error_);
   }
 
@@ -66,7 +66,8 @@ class ThreadPool {
     run(parts, [&](int p) { f(p, count * p / parts, count * (p + 1) / parts); });
   }
 
-  /// Splits [0, count) in contiguous ranges of at least `grain`, one per thread at most, and calls f(begin, end) on each.
+  /// Splits [0, count) in contiguous ranges of at least `grain`, one per thread at most, and calls f(begin, end) on
+  /// each.
   template <class F>
   void parallel_for(Index count, Index grain, const F& f) {
     if (count <= 0) return;

@@ -17,8 +17,8 @@
 namespace settle {
 
 /// What the operations ask of a device besides its memory and its pointwise functions. Each device has a specialisation
-/// with the same functions, on pointers into its memory; results are overwritten unless it says otherwise. Where there is a slot
-/// for what is derived from a constant operand, the device may keep its own form of that operand there.
+/// with the same functions, on pointers into its memory; results are overwritten unless it says otherwise. Where there
+/// is a slot for what is derived from a constant operand, the device may keep its own form of that operand there.
 template <class Device>
 struct Backend;
 

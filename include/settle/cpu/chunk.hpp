@@ -57,7 +57,7 @@ SETTLE_INLINE Packet<T> evaluate(Packet<T> a, [[maybe_unused]] Packet<T> b, [[ma
   else if constexpr (operation == Op::less_equal) return mask_to_number<T>(a <= b);
   else if constexpr (operation == Op::equal) return mask_to_number<T>(a == b);
   else if constexpr (operation == Op::select) return select_nonzero(a, b, c);
-  else return a;  // input, sigmoid, softplus: never reached, lowering removes them
+  else return a;  // input: a copy; sigmoid, softplus: never reached, lowering removes them
 }
 
 }  // namespace settle::cpu

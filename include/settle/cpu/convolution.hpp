@@ -10,8 +10,8 @@
 #include "settle/cpu/convolution_gemm.hpp"
 
 // The three convolutions of a layer on plain arrays: y = conv(x, w), its gradient in x and its gradient in w.
-// They are the partial derivatives of one form, sum gy · conv(x, w). Results are overwritten unless it says otherwise; the
-// same call gives the same bits for the same number of threads.
+// They are the partial derivatives of one form, sum gy · conv(x, w). Results are overwritten unless it says otherwise;
+// the same call gives the same bits for the same number of threads.
 
 namespace settle::cpu {
 

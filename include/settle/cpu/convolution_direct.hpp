@@ -137,8 +137,8 @@ struct FetchAhead {
 };
 
 /// One block of output channels on a band of `rows` rows of `width` pixels: x has its rows `stride` apart, y is
-/// contiguous with its planes `plane` apart. It is written, or when `add` added to, but for the first row's first `done`
-/// pixels.
+/// contiguous with its planes `plane` apart. It is written; or, when `add`, added to, but for the first row's
+/// first `done` pixels.
 template <int outputs, class T>
 void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index stride, const T* packed, T* y,
                  Index plane, bool add, Index done = 0, const FetchAhead& ahead = {}) {
@@ -168,14 +168,19 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
     Packet<T> sums[outputs][packets];
     sum_taps<outputs, packets>(loop, from, packed, sums);
     const int whole = static_cast<int>(std::min(width, lanes));
+    if (add && (whole < lanes || *std::max_element(again, again + packets) > 0)) {
+      T values[outputs * packets * lanes];
+      SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p)
+          store(values + (o * packets + p) * lanes, sums[o][p]);
+      for (int o = 0; o < outputs; ++o)
+        for (int p = 0; p < packets; ++p)
+          for (int l = again[p]; l < whole; ++l) to[p][o * plane + l] += values[(o * packets + p) * lanes + l];
+      continue;
+    }
     SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p) {
       T* const out = to[p] + o * plane;
-      if (add && again[p] == 0 && whole == lanes)
-        store(out, load(out) + sums[o][p]);
-      else if (add)
-        for (int l = again[p]; l < whole; ++l) out[l] += sums[o][p][l];
-      else if (whole == lanes)
-        store(out, sums[o][p]);
+      if (whole == lanes)
+        store(out, add ? load(out) + sums[o][p] : sums[o][p]);
       else
         store_partial(out, sums[o][p], whole);
     }
@@ -218,8 +223,8 @@ void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool
                                 inputs * (block + 1) / blocks.count};
       blocks.with_size(block, [&](auto size) {
         direct_band<size>(loop, 1, end - first, x + image * inputs * pixels + first, 0, weights,
-                          y + (image * outputs + blocks.begin(block)) * pixels + first, pixels, add,
-                          begin - first, next_run);
+                          y + (image * outputs + blocks.begin(block)) * pixels + first, pixels, add, begin - first,
+                          next_run);
       });
       weights += blocks.size(block) * inputs;
     }

@@ -107,7 +107,7 @@ void gemm_forward(const ConvGeometry& g, const T* x, const T* packed, T* y) {
   });
 }
 
-/// gx (+)= from gy and weights from pack_weights_by_tap. Each part owns whole planes, so no two add to the same element.
+/// gx (+)= from gy and weights from pack_weights_by_tap. Each part owns whole planes: no two add to the same element.
 template <class T>
 void gemm_input_grad(const ConvGeometry& g, const T* gy, const T* packed, T* gx, bool add) {
   const PatchTiles<T> tiles(g, 1);

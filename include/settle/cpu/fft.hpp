@@ -237,8 +237,8 @@ class TileTransform {
     }
   }
 
-  /// Writes, or when `add` adds to, the windows a and b of the tiles with the spectrum read(packet, column), times n * n.
-  /// For a single tile read gives the same for both columns, and b is zero.
+  /// Writes, or when `add` adds to, the windows a and b of the tiles with the spectrum read(packet, column), times n *
+  /// n. For a single tile read gives the same for both columns, and b is zero.
   template <class Read>
   static void inverse(const Read& read, const TileWindow<T>& a, const TileWindow<T>& b, bool add = false) {
     const auto& twiddles = detail::Twiddles<T, n>::instance();
@@ -257,8 +257,7 @@ class TileTransform {
                                        : conjugate_of_negative(read(negative * half + n - kx, 1), j));
           },
           [&](int x, ComplexPacket<T> z) { row[x] = z; });
-      for (int g = group_begin; g < group_end; ++g)
-        move_block(row + g * lanes, 1, columns + g * n + j, groups);
+      for (int g = group_begin; g < group_end; ++g) move_block(row + g * lanes, 1, columns + g * n + j, groups);
     }
     alignas(64) T edges[2][n * lanes];
     for (int g = group_begin; g < group_end; ++g) {

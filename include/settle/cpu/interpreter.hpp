@@ -65,7 +65,7 @@ class Interpreter {
     return (s + 1)->function(state, s + 1, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
   }
 
-  /// After so many steps comes one that returns, or the stack would be deep where calls are not turned into jumps.
+  /// After so many instructions comes a step that returns, or the stack would be deep where calls are not turned into jumps.
   static constexpr std::size_t until_rest = 32;
   static const Step* rest(State&, const Step* s, P, P, P, P, P, P, P, P) { return s + 1; }
 
@@ -89,11 +89,11 @@ class Interpreter {
   template <expr::Operation operation, int running>
   static SETTLE_INLINE P value_of(const State& state, const Step* s, P before, std::size_t p) {
     constexpr int count = operand_count(operation);
-    const T* const from = state.places + p * packet_size<T>;
+    const auto from_place = [&](std::size_t o) { return load(state.places + s->operand[o] + p * packet_size<T>); };
     P a = before, b = before, c = before;
-    if constexpr (count > 0 && running != 0) a = load(from + s->operand[0]);
-    if constexpr (count > 1 && running != 1) b = load(from + s->operand[1]);
-    if constexpr (count > 2 && running != 2) c = load(from + s->operand[2]);
+    if constexpr (count > 0 && running != 0) a = from_place(0);
+    if constexpr (count > 1 && running != 1) b = from_place(1);
+    if constexpr (count > 2 && running != 2) c = from_place(2);
     if constexpr (operation == multiply_add) return fma(a, b, c);
     else return evaluate<operation, T>(a, b, c, s->literal);
   }
@@ -140,7 +140,8 @@ class Interpreter {
     P total{};
     const auto one = [&](std::size_t p, int n) __attribute__((always_inline)) {
       const Index at = state.at + static_cast<Index>(p) * packet_size<T>;
-      [[maybe_unused]] T* const to = put == Put::assign || put == Put::accumulate ? state.chunk.output[r] + at : nullptr;
+      constexpr bool dense = put == Put::assign || put == Put::accumulate;
+      [[maybe_unused]] T* const to = dense ? state.chunk.output[r] + at : nullptr;
       const bool whole = n == packet_size<T>;
       if constexpr (put == Put::assign) {
         whole ? store(to, v[p]) : store_partial(to, v[p], n);

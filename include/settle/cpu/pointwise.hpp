@@ -33,11 +33,13 @@ struct Compiled {
   static_assert(inputs <= expr::max_operands && results <= expr::max_operands,
                 "settle: a map has too many arguments; split it into two maps");
 
-  /// Several packets are evaluated side by side, one instruction after the other: a map is a long chain of dependent
-  /// operations, and the processor does not look as far ahead as the next packet's.
+  /// Packets that are evaluated side by side, one instruction after the other: a map with functions is a long chain of
+  /// dependent operations, and the processor does not look as far ahead as the next packet's.
   template <int packets>
   using Values = std::array<std::array<Packet<T>, packets>, size>;
-  static constexpr int at_once = packet_registers >= 32 ? 4 : 2;
+  static constexpr int at_once = std::none_of(code.begin(), code.end(), [](const expr::Instruction& i) {
+    return i.operation >= expr::Operation::exp && i.operation <= expr::Operation::cos;
+  }) ? 1 : packet_registers >= 32 ? 4 : 2;
 
   using Inputs = std::array<const T*, inputs>;
 
@@ -219,8 +221,8 @@ class LinearKernel {
   }
 
   template <int vectors>
-  static void put([[maybe_unused]] const std::array<const T*, 3>& dense, T scale, const Chunk<T>& chunk, std::size_t r, bool first,
-                  Index at, Index count) {
+  static void put([[maybe_unused]] const std::array<const T*, 3>& dense, T scale, const Chunk<T>& chunk, std::size_t r,
+                  bool first, Index at, Index count) {
     constexpr int width = packet_size<T>;
     const Packet<T> factor = splat(scale);
     const auto each = [&](auto&& use) __attribute__((always_inline)) {

@@ -40,7 +40,7 @@ ValueMap<T, D> on_values(VariableMap<T, D> f) {
   };
 }
 
-/// Whether a policy's limit allows more than a few products.
+/// Whether a policy's limit, if it has one of its own, allows more than a few products.
 inline bool allows_many_products(const Adjoint& policy) {
   constexpr int few = 2;
   return std::visit(
@@ -49,6 +49,8 @@ inline bool allows_many_products(const Adjoint& policy) {
           return p.count > few;
         else if constexpr (requires { p.steps; })
           return p.steps > few;
+        else if constexpr (requires { p.terms; })
+          return p.terms > few;
         else if constexpr (requires { p.max_products; })
           return p.max_products > few;
         else

@@ -79,8 +79,8 @@ Var<T, D> conv_weight_grad(const Var<T, D>& x, const Var<T, D>& gy, const Shape&
 
 namespace detail {
 
-/// Adds the input gradient of a convolution to the cotangent of its input where it is, if the device can do that and
-/// the cotangent may be written to.
+/// Adds the input gradient of a convolution to the cotangent of its input where it is, if the device can do that, the
+/// cotangent may be written to and nothing of it is recorded.
 template <class T, class D>
 bool add_conv_input_grad([[maybe_unused]] const cpu::ConvGeometry& geometry, [[maybe_unused]] const Var<T, D>& gy,
                          [[maybe_unused]] const Var<T, D>& weight, [[maybe_unused]] ConvAlgorithm algorithm,
@@ -88,6 +88,7 @@ bool add_conv_input_grad([[maybe_unused]] const cpu::ConvGeometry& geometry, [[m
   if constexpr (requires(T* p) {
                   Backend<D>::add_conv_input_grad(geometry, p, p, p, algorithm, weight.value().derived());
                 }) {
+    if (recording_tape<T, D>("conv_input_grad", std::array{gy, weight})) return false;
     if (Tensor<T, D>* const sum = gradients.in_place(0)) {
       Backend<D>::add_conv_input_grad(geometry, gy.value().data(), weight.value().data(), sum->mutable_data(),
                                       PreferredConvAlgorithm::or_preferred(algorithm), weight.value().derived());
