@@ -39,7 +39,7 @@ struct Compiled {
   using Values = std::array<std::array<Packet<T>, packets>, size>;
   static constexpr int at_once = std::none_of(code.begin(), code.end(), [](const expr::Instruction& i) {
     return i.operation >= expr::Operation::exp && i.operation <= expr::Operation::cos;
-  }) ? 1 : packet_registers >= 32 ? 4 : 2;
+  }) ? 1 : packet_registers / (results == 1 ? 8 : 16);  // what several results share fills the registers
 
   using Inputs = std::array<const T*, inputs>;
 
