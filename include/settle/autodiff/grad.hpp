@@ -49,7 +49,6 @@ class Pullback {
     for (const auto& y : outputs_)
       if (y.tape()) tape_->require_current("grad", y);
     NoGrad<T, Device> pause(create_graph ? nullptr : tape_);
-    ++products_;
     std::vector<Var<T, Device>> slots(static_cast<std::size_t>(std::max(0, end_ - first_)));
     Sum sum{*this, slots};
     for (std::size_t k = 0; k < outputs_.size(); ++k) {
@@ -78,6 +77,7 @@ class Pullback {
       out.push_back(reached ? slots[static_cast<std::size_t>(x.id() - first_)]
                             : Var<T, Device>(Tensor<T, Device>(x.shape(), T{0})));
     }
+    many_ = true;  // whoever asks for a second product will ask for more
     return out;
   }
 
@@ -102,9 +102,8 @@ class Pullback {
       if (std::count(step->needed.begin(), step->needed.end(), step->needed[input]) > 1) return nullptr;
       return const_cast<Tensor<T, Device>*>(&slot.value());
     }
-    /// Whoever asks for a second product will ask for more.
     std::shared_ptr<void>* kept() override {
-      return (pullback.many_ || pullback.products_ >= 2) && !pullback.tape_->recording() ? &step->kept : nullptr;
+      return pullback.many_ && !pullback.tape_->recording() ? &step->kept : nullptr;
     }
     void add_to(int id, const Var<T, Device>& cotangent) {
       Var<T, Device>& slot = slots[static_cast<std::size_t>(id - pullback.first_)];
@@ -158,7 +157,6 @@ class Pullback {
   std::vector<Step> steps_;
   std::vector<char> keep_;
   int first_ = 0, end_ = 0;
-  int products_ = 0;
   bool many_;
 };
 
