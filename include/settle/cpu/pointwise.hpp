@@ -33,10 +33,11 @@ struct Compiled {
                 "settle: a map has too many arguments; split it into two maps");
 
   /// Packets that are evaluated side by side, one instruction after the other: a map with functions is a long chain of
-  /// dependent operations, and the processor does not look as far ahead as the next packet's.
+  /// dependent operations, and the processor does not look as far ahead as the next packet's. Without, two packets
+  /// share the loop's own work.
   static constexpr int packets = std::none_of(code.begin(), code.end(), [](const expr::Instruction& i) {
     return i.operation >= expr::Operation::exp && i.operation <= expr::Operation::cos;
-  }) ? 1 : packet_registers / (results == 1 ? 8 : 16);  // what several results share fills the registers
+  }) ? 2 : packet_registers / (results == 1 ? 8 : 16);  // what several results share fills the registers
   using Values = std::array<std::array<Packet<T>, packets>, size>;
 
   using Inputs = std::array<const T*, inputs>;
