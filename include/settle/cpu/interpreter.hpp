@@ -9,6 +9,7 @@
 
 #include "settle/core/tensor.hpp"
 #include "settle/cpu/chunk.hpp"
+#include "settle/cpu/unroll.hpp"
 
 namespace settle::cpu {
 
@@ -56,7 +57,7 @@ class Interpreter {
   struct Plan {
     std::array<bool, expr::max_operands> dense;
     std::array<bool, expr::max_operands> wanted;  ///< of the results
-    std::vector<Step> once, each;  ///< for a chunk; for each of its blocks
+    std::vector<Step> once, each;                 ///< for a chunk; for each of its blocks
     Index places = 0;
   };
 
@@ -131,7 +132,9 @@ class Interpreter {
   static const Step* write(State& state, const Step* s, P v0, P v1, P v2, P v3, P v4, P v5, P v6, P v7) {
     const Values v{v0, v1, v2, v3, v4, v5, v6, v7};
     const auto r = static_cast<std::size_t>(s->operand[0]);
-    put_packets<packets>(state.chunk.put[r], state.chunk, r, state.at, v, state.total[r]);
+    P total{};
+    put_packets<packets>(state.chunk.put[r], state.chunk, r, state.at, v, total);
+    state.total[r] += total;
     return hand_on(state, s, v);
   }
 

@@ -14,6 +14,7 @@
 #include "settle/core/threads.hpp"
 #include "settle/cpu/chunk.hpp"
 #include "settle/cpu/interpreter.hpp"
+#include "settle/cpu/unroll.hpp"
 #include "settle/expr/linear_form.hpp"
 
 // How a pointwise program runs on the CPU: the iteration space is cut in chunks of contiguous elements, and for each chunk
