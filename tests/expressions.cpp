@@ -308,6 +308,7 @@ TEST_CASE("an interpreted program does with its results what the compiled one do
         std::vector<double> total(output.begin(), output.end());
         cpu::Chunk<float> chunk;
         chunk.count = count;
+        chunk.inputs = 4, chunk.results = results;
         for (std::size_t k = 0; k < 4; ++k) {
           chunk.input[k] = x.data() + static_cast<Index>(k) * count;
           chunk.dense[k] = variant < 5 ? k < 2 : k != variant % 4;

@@ -11,43 +11,72 @@
 #define SETTLE_COMPILED_ONCE extern template
 #endif
 
-#define SETTLE_COMPILED_ONCE_FOR(T)                                                                                 \
-  namespace cpu {                                                                                                   \
-  SETTLE_COMPILED_ONCE void conv_forward<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm,             \
-                                            std::shared_ptr<void>*);                                                \
-  SETTLE_COMPILED_ONCE void conv_input_grad<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm,          \
-                                               std::shared_ptr<void>*, bool);                                       \
-  SETTLE_COMPILED_ONCE void conv_weight_grad<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm);        \
-  SETTLE_COMPILED_ONCE void matmul<T>(const MatmulGeometry&, const T*, const T*, T*);                               \
-  SETTLE_COMPILED_ONCE class Interpreter<T>;                                                                        \
-  SETTLE_COMPILED_ONCE class LinearKernel<T>;                                                                       \
-  }                                                                                                                 \
-  SETTLE_COMPILED_ONCE void evaluate<T>(const PointwiseKernel<T, Cpu>&, const Shape&, std::span<const Tensor<T>>,   \
-                                        std::span<const PointwiseResult<T, Cpu>>);                                  \
-  SETTLE_COMPILED_ONCE class Tape<T, Cpu>;                                                                          \
-  SETTLE_COMPILED_ONCE class Pullback<T, Cpu>;                                                                      \
-  namespace detail {                                                                                                \
-  SETTLE_COMPILED_ONCE std::vector<Var<T>> pointwise<T, Cpu>(const PointwiseFunction<T, Cpu>&, const Shape&,        \
-                                                             const std::vector<Var<T>>&, const std::vector<Shape>&, \
-                                                             const std::vector<bool>&,                              \
-                                                             const std::vector<Tensor<T>>&);                        \
-  }                                                                                                                 \
-  SETTLE_COMPILED_ONCE Var<T> conv(const Var<T>&, const Var<T>&, const ConvOptions&);                               \
-  SETTLE_COMPILED_ONCE Var<T> matmul(const Var<T>&, const Var<T>&, const MatmulOptions&);                           \
-  SETTLE_COMPILED_ONCE Var<T> max_pool(const Var<T>&, const PoolOptions&);                                          \
-  SETTLE_COMPILED_ONCE Var<T> average_pool(const Var<T>&, const PoolOptions&);                                      \
-  SETTLE_COMPILED_ONCE Var<T> resize(const Var<T>&, std::array<Index, 2>, Interpolation);                           \
-  SETTLE_COMPILED_ONCE Var<T> transpose(const Var<T>&, const std::vector<int>&);                                    \
-  SETTLE_COMPILED_ONCE Var<T> slice(const Var<T>&, const Window&);                                                  \
-  SETTLE_COMPILED_ONCE Var<T> concat(const std::vector<Var<T>>&, int);                                              \
-  SETTLE_COMPILED_ONCE Var<T> sum(const Var<T>&, Axes);                                                             \
-  SETTLE_COMPILED_ONCE Var<T> mean(const Var<T>&, Axes);                                                            \
-  SETTLE_COMPILED_ONCE struct BatchNorm<T>;                                                                         \
-  SETTLE_COMPILED_ONCE struct HgruCell<T>;                                                                          \
-  SETTLE_COMPILED_ONCE struct ConvLstmCell<T>;                                                                      \
-  SETTLE_COMPILED_ONCE Var<T> focal_loss(const Var<T>&, const Tensor<T>&, double);                                  \
-  namespace fixed_point::detail {                                                                                   \
-  SETTLE_COMPILED_ONCE FlatSolution<T, Cpu> solve_flat(const FlatProblem<T, Cpu>&, const Options&);                 \
+#define SETTLE_COMPILED_ONCE_FOR(T)                                                                                    \
+  namespace cpu {                                                                                                      \
+  SETTLE_COMPILED_ONCE void conv_forward<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm,                \
+                                            std::shared_ptr<void>*);                                                   \
+  SETTLE_COMPILED_ONCE void conv_input_grad<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm,             \
+                                               std::shared_ptr<void>*, bool);                                          \
+  SETTLE_COMPILED_ONCE void conv_weight_grad<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm);           \
+  SETTLE_COMPILED_ONCE void matmul<T>(const MatmulGeometry&, const T*, const T*, T*);                                  \
+  SETTLE_COMPILED_ONCE class Interpreter<T>;                                                                           \
+  SETTLE_COMPILED_ONCE class LinearKernel<T>;                                                                          \
+  namespace detail {                                                                                                   \
+  SETTLE_COMPILED_ONCE void fft_convolve<T>(const ConvGeometry&, int, const T*, const T*, bool, T*, bool,              \
+                                            std::shared_ptr<void>*);                                                   \
+  SETTLE_COMPILED_ONCE void fft_weight_grad<32, T>(const ConvGeometry&, const T*, const T*, T*);                       \
+  SETTLE_COMPILED_ONCE void fft_weight_grad<48, T>(const ConvGeometry&, const T*, const T*, T*);                       \
+  SETTLE_COMPILED_ONCE void fft_weight_grad<64, T>(const ConvGeometry&, const T*, const T*, T*);                       \
+  }                                                                                                                    \
+  SETTLE_COMPILED_ONCE class TileTransform<32, T>;                                                                     \
+  SETTLE_COMPILED_ONCE class TileTransform<48, T>;                                                                     \
+  SETTLE_COMPILED_ONCE class TileTransform<64, T>;                                                                     \
+  }                                                                                                                    \
+  SETTLE_COMPILED_ONCE void evaluate<T>(const PointwiseKernel<T, Cpu>&, const Shape&, std::span<const Tensor<T>>,      \
+                                        std::span<const PointwiseResult<T, Cpu>>);                                     \
+  SETTLE_COMPILED_ONCE class Tape<T, Cpu>;                                                                             \
+  SETTLE_COMPILED_ONCE class Pullback<T, Cpu>;                                                                         \
+  namespace detail {                                                                                                   \
+  SETTLE_COMPILED_ONCE std::vector<Var<T>> pointwise<T, Cpu>(const PointwiseFunction<T, Cpu>&, const Shape&,           \
+                                                             const std::vector<Var<T>>&, const std::vector<Shape>&,    \
+                                                             const std::vector<bool>&, const std::vector<Tensor<T>>&); \
+  SETTLE_COMPILED_ONCE Var<T> move_over(const Shape&, const Var<T>&, const Shape&);                                    \
+  }                                                                                                                    \
+  SETTLE_COMPILED_ONCE Var<T> operator+(const Var<T>&, const Var<T>&);                                                 \
+  SETTLE_COMPILED_ONCE Var<T> operator-(const Var<T>&, const Var<T>&);                                                 \
+  SETTLE_COMPILED_ONCE Var<T> operator*(const Var<T>&, const Var<T>&);                                                 \
+  SETTLE_COMPILED_ONCE Var<T> operator/(const Var<T>&, const Var<T>&);                                                 \
+  SETTLE_COMPILED_ONCE Var<T> operator-(const Var<T>&);                                                                \
+  SETTLE_COMPILED_ONCE Var<T> operator+(const Var<T>&, double);                                                        \
+  SETTLE_COMPILED_ONCE Var<T> operator*(const Var<T>&, double);                                                        \
+  SETTLE_COMPILED_ONCE Var<T> conv(const Var<T>&, const Var<T>&, const ConvOptions&);                                  \
+  SETTLE_COMPILED_ONCE Var<T> matmul(const Var<T>&, const Var<T>&, const MatmulOptions&);                              \
+  SETTLE_COMPILED_ONCE Var<T> max_pool(const Var<T>&, const PoolOptions&);                                             \
+  SETTLE_COMPILED_ONCE Var<T> average_pool(const Var<T>&, const PoolOptions&);                                         \
+  SETTLE_COMPILED_ONCE Var<T> resize(const Var<T>&, std::array<Index, 2>, Interpolation);                              \
+  SETTLE_COMPILED_ONCE Var<T> transpose(const Var<T>&, const std::vector<int>&);                                       \
+  SETTLE_COMPILED_ONCE Var<T> slice(const Var<T>&, const Window&);                                                     \
+  SETTLE_COMPILED_ONCE Var<T> concat(const std::vector<Var<T>>&, int);                                                 \
+  SETTLE_COMPILED_ONCE Var<T> sum(const Var<T>&, Axes);                                                                \
+  SETTLE_COMPILED_ONCE Var<T> mean(const Var<T>&, Axes);                                                               \
+  SETTLE_COMPILED_ONCE const PointwiseFunction<T, Cpu>& PointwiseFunction<T, Cpu>::of<detail::AdamUpdate, 10>();       \
+  SETTLE_COMPILED_ONCE BatchStatistics<T, Cpu> batch_statistics(const Var<T>&);                                        \
+  SETTLE_COMPILED_ONCE struct BatchNorm<T>;                                                                            \
+  SETTLE_COMPILED_ONCE struct RunningBatchNorm<T>;                                                                     \
+  SETTLE_COMPILED_ONCE struct SquaringStem<T>;                                                                         \
+  SETTLE_COMPILED_ONCE struct FeedForwardNet<T>;                                                                       \
+  SETTLE_COMPILED_ONCE struct HgruCell<T>;                                                                             \
+  SETTLE_COMPILED_ONCE struct ConvLstmCell<T>;                                                                         \
+  SETTLE_COMPILED_ONCE Var<T> focal_loss(const Var<T>&, const Tensor<T>&, double);                                     \
+  SETTLE_COMPILED_ONCE Var<T> cross_entropy(const Var<T>&, const Tensor<T>&);                                          \
+  SETTLE_COMPILED_ONCE Var<T> penalised(const Var<T>&, const Var<T>&, double);                                         \
+  SETTLE_COMPILED_ONCE Var<T> gated(const Var<T>&, const Var<T>&, double);                                             \
+  namespace fixed_point::detail {                                                                                      \
+  SETTLE_COMPILED_ONCE FlatSolution<T, Cpu> solve_flat(const FlatProblem<T, Cpu>&, const Options&);                    \
+  SETTLE_COMPILED_ONCE PenaltyTerm<T, Cpu> lcp_of(const Vars<T, Cpu>&, const Vars<T, Cpu>&, const Lcp&);               \
+  SETTLE_COMPILED_ONCE Var<T> hutchinson_of(const Vars<T, Cpu>&, const Vars<T, Cpu>&, const Hutchinson&);              \
+  SETTLE_COMPILED_ONCE Var<T> spectral_hinge_of(const Vars<T, Cpu>&, const Vars<T, Cpu>&, const SpectralHinge&, Index, \
+                                                Values<T, Cpu>);                                                       \
   }
 
 namespace settle {

@@ -19,13 +19,17 @@ namespace settle::cpu {
 template <class T>
 class Interpreter {
  public:
-  /// As many packets as a function takes in registers.
-  static constexpr std::size_t packets = 8;
+  static constexpr std::size_t packets = most_packets;
   static constexpr Index block = packets * packet_size<T>;
 
   explicit Interpreter(expr::Program lowered) : program_(std::move(lowered)) {}
 
-  static void run(const void* self, const Chunk<T>& chunk) { static_cast<const Interpreter*>(self)->run(chunk); }
+  static void run(const void* self, const Chunk<T>& chunk) {
+    Chunk<T> whole = chunk;
+    whole.count = chunk.count / block * block;
+    if (whole.count > 0) static_cast<const Interpreter*>(self)->run(whole);
+    if (whole.count < chunk.count) run_rest<T>(&run, self, chunk, whole.count, block);
+  }
 
  private:
   using P = Packet<T>;
@@ -35,7 +39,7 @@ class Interpreter {
   struct State {
     const Chunk<T>& chunk;
     T* places;
-    Index at = 0, count = block;
+    Index at = 0;
     std::array<P, expr::max_operands> total{};
   };
 
@@ -52,8 +56,8 @@ class Interpreter {
   /// The steps for one kind of chunk.
   struct Plan {
     std::array<bool, expr::max_operands> dense;
-    std::array<Put, expr::max_operands> put;
-    std::vector<Step> once, each;  ///< for a chunk; for each of its blocks
+    std::array<bool, expr::max_operands> wanted;  ///< of the results
+    std::vector<Step> once, each;                 ///< for a chunk; for each of its blocks
     Index places = 0;
   };
 
@@ -110,11 +114,6 @@ class Interpreter {
     return hand_on(state, s, v);
   }
 
-  /// The elements of the block in packet p.
-  static SETTLE_INLINE int lanes(const State& state, std::size_t p) {
-    return static_cast<int>(std::clamp<Index>(state.count - static_cast<Index>(p) * packet_size<T>, 0, packet_size<T>));
-  }
-
   /// An input.
   static const Step* read(State& state, const Step* s, P, P, P, P, P, P, P, P) {
     const auto number = static_cast<std::size_t>(s->operand[0]);
@@ -122,45 +121,20 @@ class Interpreter {
     Values v;
     if (!state.chunk.dense[number]) {
       v.fill(splat<T>(*from));
-    } else if (state.count == block) {
+    } else {
       SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) v[p] = load(from + state.at + p * packet_size<T>);
       fetch(from + state.at + ahead * packet_size<T>, block);
-    } else {
-      for (std::size_t p = 0; p < packets; ++p)
-        v[p] = load_partial(from + state.at + p * packet_size<T>, lanes(state, p));
     }
     return hand_on(state, s, v);
   }
 
-  /// What becomes of a result: the value of the step before.
-  template <Put put>
+  /// A result: the value of the step before.
   static const Step* write(State& state, const Step* s, P v0, P v1, P v2, P v3, P v4, P v5, P v6, P v7) {
     const Values v{v0, v1, v2, v3, v4, v5, v6, v7};
     const auto r = static_cast<std::size_t>(s->operand[0]);
     P total{};
-    const auto one = [&](std::size_t p, int n) __attribute__((always_inline)) {
-      const Index at = state.at + static_cast<Index>(p) * packet_size<T>;
-      constexpr bool dense = put == Put::assign || put == Put::accumulate;
-      [[maybe_unused]] T* const to = dense ? state.chunk.output[r] + at : nullptr;
-      const bool whole = n == packet_size<T>;
-      if constexpr (put == Put::assign) {
-        whole ? store(to, v[p]) : store_partial(to, v[p], n);
-      } else if constexpr (put == Put::accumulate) {
-        whole ? store(to, load(to) + v[p]) : store_partial(to, load_partial(to, n) + v[p], n);
-      } else if constexpr (put == Put::sum) {
-        total += whole ? v[p] : keep_first(v[p], n);
-      } else if constexpr (put == Put::sum_each) {
-        for (int l = 0; l < n; ++l) state.chunk.total[r][at + l] += static_cast<double>(v[p][l]);
-      }
-    };
-    if (state.count == block) {
-      SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) one(p, packet_size<T>);
-      if constexpr (put == Put::assign || put == Put::accumulate)
-        fetch(state.chunk.output[r] + state.at + ahead * packet_size<T>, block);
-    } else {
-      for (std::size_t p = 0; p < packets; ++p) one(p, lanes(state, p));
-    }
-    if constexpr (put == Put::sum) state.total[r] += total;
+    put_packets<packets>(state.chunk.put[r], state.chunk, r, state.at, v, total);
+    state.total[r] += total;
     return hand_on(state, s, v);
   }
 
@@ -176,17 +150,6 @@ class Interpreter {
       return std::array{row(std::integral_constant<int, o>{})...};
     }(std::make_integer_sequence<int, operation_count>{});
     return table[static_cast<std::size_t>(operation)][static_cast<std::size_t>(running + 1)];
-  }
-
-  static typename Step::Function function_of(Put put) {
-    switch (put) {
-      case Put::skip: break;
-      case Put::assign: return &write<Put::assign>;
-      case Put::accumulate: return &write<Put::accumulate>;
-      case Put::sum: return &write<Put::sum>;
-      case Put::sum_each: return &write<Put::sum_each>;
-    }
-    return nullptr;
   }
 
   static std::array<int, 3> operands(const expr::Instruction& i) { return {i.a, i.b, i.c}; }
@@ -212,12 +175,18 @@ class Interpreter {
     p = expr::compact(p);
   }
 
+  static std::array<bool, expr::max_operands> wanted_of(const Chunk<T>& chunk) {
+    std::array<bool, expr::max_operands> wanted{};
+    for (std::size_t r = 0; r < chunk.results; ++r) wanted[r] = chunk.put[r] != Put::skip;
+    return wanted;
+  }
+
   Plan make_plan(const Chunk<T>& chunk) const {
-    Plan plan{chunk.dense, chunk.put, {}, {}};
+    Plan plan{chunk.dense, wanted_of(chunk), {}, {}};
     expr::Program p{program_.inputs, program_.code, {}};
     std::vector<std::size_t> wanted;  // the numbers of p's results
     for (std::size_t r = 0; r < program_.results.size(); ++r)
-      if (chunk.put[r] != Put::skip) p.results.push_back(program_.results[r]), wanted.push_back(r);
+      if (plan.wanted[r]) p.results.push_back(program_.results[r]), wanted.push_back(r);
     p = expr::compact(p);
     const auto varying = [&] {
       std::vector<char> varies;
@@ -278,8 +247,7 @@ class Interpreter {
     };
     const auto add_writes = [&](int k) {
       for (std::size_t r = 0; r < wanted.size(); ++r)
-        if (p.results[r] == k)
-          plan.each.push_back({function_of(chunk.put[wanted[r]]), {static_cast<int>(wanted[r])}});
+        if (p.results[r] == k) plan.each.push_back({&write, {static_cast<int>(wanted[r])}});
     };
     for (std::size_t s = 0; s < once.size(); ++s) {
       if (s % until_rest == 0) plan.once.push_back({&rest});
@@ -306,9 +274,10 @@ class Interpreter {
   }
 
   const Plan& plan_for(const Chunk<T>& chunk) const {
+    const auto wanted = wanted_of(chunk);
     const std::lock_guard lock(plans_access_);
     for (const auto& plan : plans_)
-      if (plan->dense == chunk.dense && plan->put == chunk.put) return *plan;
+      if (plan->dense == chunk.dense && plan->wanted == wanted) return *plan;
     return *plans_.emplace_back(std::make_unique<const Plan>(make_plan(chunk)));
   }
 
@@ -321,10 +290,7 @@ class Interpreter {
         s = s->function(state, s, P{}, P{}, P{}, P{}, P{}, P{}, P{}, P{});
     };
     follow(plan.once);
-    for (; state.at < chunk.count; state.at += block) {
-      state.count = std::min(block, chunk.count - state.at);
-      follow(plan.each);
-    }
+    for (; state.at < chunk.count; state.at += block) follow(plan.each);
     for (std::size_t r = 0; r < program_.results.size(); ++r)
       if (chunk.put[r] == Put::sum) *chunk.total[r] += static_cast<double>(cpu::sum(state.total[r]));
   }

@@ -34,17 +34,17 @@ struct Compiled {
                 "settle: a map has too many arguments; split it into two maps");
 
   /// Packets that are evaluated side by side, one instruction after the other: a map with functions is a long chain of
-  /// dependent operations, and the processor does not look as far ahead as the next packet's.
-  template <int packets>
-  using Values = std::array<std::array<Packet<T>, packets>, size>;
-  static constexpr int at_once = std::none_of(code.begin(), code.end(), [](const expr::Instruction& i) {
+  /// dependent operations, and the processor does not look as far ahead as the next packet's. Without, two packets
+  /// share the loop's own work.
+  static constexpr int packets = std::none_of(code.begin(), code.end(), [](const expr::Instruction& i) {
     return i.operation >= expr::Operation::exp && i.operation <= expr::Operation::cos;
-  }) ? 1 : packet_registers / (results == 1 ? 8 : 16);  // what several results share fills the registers
+  }) ? 2 : packet_registers / (results == 1 ? 8 : 16);  // what several results share fills the registers
+  using Values = std::array<std::array<Packet<T>, packets>, size>;
 
   using Inputs = std::array<const T*, inputs>;
 
-  template <std::size_t I, int packets>
-  static SETTLE_INLINE void step(Values<packets>& v, const Inputs& input) {
+  template <std::size_t I>
+  static SETTLE_INLINE void step(Values& v, const Inputs& input) {
     constexpr expr::Instruction i = code[I];
     constexpr auto at = [](int k) { return static_cast<std::size_t>(k < 0 ? 0 : k); };
     SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) {
@@ -55,40 +55,29 @@ struct Compiled {
     }
   }
 
-  /// Computes the instructions that exactly the results in `mask` need (several results: more than one bit).
-  template <std::uint32_t mask, int packets>
-  static SETTLE_INLINE void steps(Values<packets>& v, const Inputs& input) {
-    [&]<std::size_t... I>(std::index_sequence<I...>) __attribute__((always_inline)) {
-      (
-          [&]() __attribute__((always_inline)) {
-            constexpr bool shared = (use[I] & (use[I] - 1)) != 0;
-            if constexpr (mask == 0 ? shared : use[I] == mask) step<I, packets>(v, input);
-          }(),
-          ...);
+  /// The instructions that exactly the results in `mask` need; for 0, those that several results need.
+  struct Selection {
+    std::array<std::size_t, size> number{};
+    std::size_t count = 0;
+
+    constexpr explicit Selection(std::uint32_t mask) {
+      for (std::size_t k = 0; k < size; ++k)
+        if (mask == 0 ? (use[k] & (use[k] - 1)) != 0 : use[k] == mask) number[count++] = k;
     }
-    (std::make_index_sequence<size>{});
+  };
+  template <std::uint32_t mask>
+  static SETTLE_INLINE void steps(Values& v, const Inputs& input) {
+    static constexpr Selection chosen(mask);
+    [&]<std::size_t... k>(std::index_sequence<k...>) __attribute__((always_inline)) {
+      (step<chosen.number[k]>(v, input), ...);
+    }
+    (std::make_index_sequence<chosen.count>{});
   }
 
-  /// Evaluates some packets; `put_result(r, packets)` receives the results that are wanted.
-  template <int packets, class PutResult>
-  static SETTLE_INLINE void evaluate_packets(const Inputs& input, const Put* put, PutResult&& put_result) {
-    Values<packets> v;
-    steps<0, packets>(v, input);
-    [&]<std::size_t... R>(std::index_sequence<R...>) __attribute__((always_inline)) {
-      (
-          [&]() __attribute__((always_inline)) {
-            if (put[R] == Put::skip) return;
-            steps<1u << R, packets>(v, input);
-            put_result(std::integral_constant<std::size_t, R>{}, v[static_cast<std::size_t>(result[R])]);
-          }(),
-          ...);
-    }
-    (std::make_index_sequence<results>{});
-  }
-
-  static void run(const void*, const Chunk<T>& chunk) {
-    constexpr int width = packet_size<T>, stride = at_once * width;
-    std::array<std::array<Packet<T>, at_once>, inputs> same;  // an input that does not vary, as packets
+  static void run(const void* self, const Chunk<T>& chunk) {
+    constexpr int width = packet_size<T>, stride = packets * width;
+    const Index whole = chunk.count / stride * stride;
+    std::array<std::array<Packet<T>, packets>, inputs> same;  // an input that does not vary, as packets
     Inputs input;
     std::array<Index, inputs> step;
     for (std::size_t k = 0; k < inputs; ++k) {
@@ -97,72 +86,31 @@ struct Compiled {
       step[k] = chunk.dense[k] ? stride : 0;
     }
     std::array<Packet<T>, results> total{};
-    const auto add_totals = [&] {
-      for (std::size_t r = 0; r < results; ++r)
-        if (chunk.put[r] == Put::sum) *chunk.total[r] += static_cast<double>(sum(total[r])), total[r] = Packet<T>{};
-    };
     constexpr Index run_length = 64 * width;  // sums within a run are in T, across runs in double
-    Index at = 0;
-    while (at + stride <= chunk.count) {
-      const Index end = std::min(chunk.count, at + run_length);
-      for (; at + stride <= end; at += stride) {
-        evaluate_packets<at_once>(
-            input, chunk.put.data(), [&](auto r, const auto& values) __attribute__((always_inline)) {
-              T* const to = chunk.output[r] ? chunk.output[r] + at : nullptr;
-              switch (chunk.put[r]) {
-                case Put::assign:
-                  SETTLE_UNROLL for (std::size_t p = 0; p < at_once; ++p) store(to + p * width, values[p]);
-                  fetch(to + ahead * width, stride);
-                  break;
-                case Put::accumulate:
-                  SETTLE_UNROLL for (std::size_t p = 0; p < at_once; ++p)
-                      store(to + p * width, load(to + p * width) + values[p]);
-                  fetch(to + ahead * width, stride);
-                  break;
-                case Put::sum:
-                  SETTLE_UNROLL for (std::size_t p = 0; p < at_once; ++p) total[r] += values[p];
-                  break;
-                case Put::sum_each:
-                  SETTLE_UNROLL for (std::size_t p = 0; p < at_once; ++p)
-                    for (int l = 0; l < width; ++l)
-                      chunk.total[r][at + static_cast<Index>(p) * width + l] += static_cast<double>(values[p][l]);
-                  break;
-                case Put::skip: break;
-              }
-            });
+    for (Index at = 0; at < whole;) {
+      const Index end = std::min(whole, at + run_length);
+      for (; at < end; at += stride) {
+        Values v;
+        steps<0>(v, input);
+        [&]<std::size_t... r>(std::index_sequence<r...>) __attribute__((always_inline)) {
+          (
+              [&]() __attribute__((always_inline)) {
+                if (chunk.put[r] == Put::skip) return;
+                steps<1u << r>(v, input);
+                put_packets<packets>(chunk.put[r], chunk, r, at, v[static_cast<std::size_t>(result[r])], total[r]);
+              }(),
+              ...);
+        }
+        (std::make_index_sequence<results>{});
         for (std::size_t k = 0; k < inputs; ++k) {
           input[k] += step[k];
           if (step[k] != 0) fetch(input[k] + ahead * width, stride);
         }
       }
-      add_totals();
+      for (std::size_t r = 0; r < results; ++r)
+        if (chunk.put[r] == Put::sum) *chunk.total[r] += static_cast<double>(sum(total[r])), total[r] = Packet<T>{};
     }
-    while (at < chunk.count) {
-      const int rest = static_cast<int>(std::min<Index>(width, chunk.count - at));
-      std::array<Packet<T>, inputs> last;
-      Inputs partial;
-      for (std::size_t k = 0; k < inputs; ++k) {
-        last[k] = chunk.dense[k] ? load_partial(input[k], rest) : same[k][0];
-        partial[k] = reinterpret_cast<const T*>(&last[k]);
-        if (chunk.dense[k]) input[k] += rest;
-      }
-      evaluate_packets<1>(partial, chunk.put.data(), [&](auto r, const auto& values) __attribute__((always_inline)) {
-        const Packet<T> value = values[0];
-        switch (chunk.put[r]) {
-          case Put::assign: store_partial(chunk.output[r] + at, value, rest); break;
-          case Put::accumulate:
-            store_partial(chunk.output[r] + at, load_partial(chunk.output[r] + at, rest) + value, rest);
-            break;
-          case Put::sum: total[r] += keep_first(value, rest); break;
-          case Put::sum_each:
-            for (int l = 0; l < rest; ++l) chunk.total[r][at + l] += static_cast<double>(value[l]);
-            break;
-          case Put::skip: break;
-        }
-      });
-      at += rest;
-    }
-    add_totals();
+    if (whole < chunk.count) run_rest<T>(&run, self, chunk, whole, stride);
   }
 };
 
@@ -183,13 +131,18 @@ class LinearKernel {
   }
 
   static void run(const void* self, const Chunk<T>& chunk) {
+    const Index whole = chunk.count / stride * stride;
     constexpr Index block = 64 * packet_size<T>;  // sums within a block are in T, across blocks in double
-    for (Index at = 0; at < chunk.count; at += block)
+    for (Index at = 0; at < whole; at += block)
       for (const Term& term : static_cast<const LinearKernel*>(self)->terms_)
-        add(term, chunk, at, std::min(block, chunk.count - at));
+        add(term, chunk, at, std::min(whole, at + block));
+    if (whole < chunk.count) run_rest<T>(&run, self, chunk, whole, stride);
   }
 
  private:
+  static constexpr std::size_t packets = 4;
+  static constexpr Index stride = packets * packet_size<T>;
+
   struct Term {
     int result;
     std::array<int, 3> operand;
@@ -198,80 +151,46 @@ class LinearKernel {
     bool first;  ///< of its result
   };
 
-  static void add(const Term& term, const Chunk<T>& chunk, Index at, Index count) {
+  /// For the elements [begin, end).
+  static void add(const Term& term, const Chunk<T>& chunk, Index begin, Index end) {
     T scale = term.literal;
     std::array<const T*, 3> dense{};
     int vectors = 0;
     for (int k = 0; k < term.operands; ++k) {
       const auto input = static_cast<std::size_t>(term.operand[static_cast<std::size_t>(k)]);
       if (chunk.dense[input])
-        dense[static_cast<std::size_t>(vectors++)] = chunk.input[input] + at;
+        dense[static_cast<std::size_t>(vectors++)] = chunk.input[input];
       else
         scale *= *chunk.input[input];
     }
     const auto r = static_cast<std::size_t>(term.result);
+    const Put put = chunk.put[r] == Put::assign && !term.first ? Put::accumulate : chunk.put[r];
+    if (put == Put::skip) return;
+    Packet<T> total{};
     if (vectors == 3)
-      put<3>(dense, scale, chunk, r, term.first, at, count);
+      add<3>(dense, scale, put, chunk, r, begin, end, total);
     else if (vectors == 2)
-      put<2>(dense, scale, chunk, r, term.first, at, count);
+      add<2>(dense, scale, put, chunk, r, begin, end, total);
     else if (vectors == 1)
-      put<1>(dense, scale, chunk, r, term.first, at, count);
+      add<1>(dense, scale, put, chunk, r, begin, end, total);
     else
-      put<0>(dense, scale, chunk, r, term.first, at, count);
+      add<0>(dense, scale, put, chunk, r, begin, end, total);
+    if (put == Put::sum) *chunk.total[r] += static_cast<double>(cpu::sum(total));
   }
 
   template <int vectors>
-  static void put([[maybe_unused]] const std::array<const T*, 3>& dense, T scale, const Chunk<T>& chunk, std::size_t r,
-                  bool first, Index at, Index count) {
+  static void add([[maybe_unused]] const std::array<const T*, 3>& dense, T scale, Put put, const Chunk<T>& chunk,
+                  std::size_t r, Index begin, Index end, Packet<T>& total) {
     constexpr int width = packet_size<T>;
-    const Packet<T> factor = splat(scale);
-    const auto each = [&](auto&& use) __attribute__((always_inline)) {
-      Index i = 0;
-      for (; i + width <= count; i += width) {
-        Packet<T> value = factor;
-        SETTLE_UNROLL for (int v = 0; v < vectors; ++v) {
-          const T* const at = dense[static_cast<std::size_t>(v)] + i;
-          value *= load(at);
-          fetch(at + ahead * width, width);
-        }
-        use(i, value, width);
+    for (Index at = begin; at < end; at += stride) {
+      std::array<Packet<T>, packets> values;
+      values.fill(splat(scale));
+      SETTLE_UNROLL for (int v = 0; v < vectors; ++v) {
+        const T* const from = dense[static_cast<std::size_t>(v)] + at;
+        SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) values[p] *= load(from + p * width);
+        fetch(from + ahead * width, stride);
       }
-      if (i < count) {
-        const int rest = static_cast<int>(count - i);
-        Packet<T> value = factor;
-        SETTLE_UNROLL for (int v = 0; v < vectors; ++v) value *=
-            load_partial(dense[static_cast<std::size_t>(v)] + i, rest);
-        use(i, keep_first(value, rest), rest);
-      }
-    };
-    const Put kind = chunk.put[r] == Put::assign && !first ? Put::accumulate : chunk.put[r];
-    T* const out = chunk.output[r] ? chunk.output[r] + at : nullptr;
-    switch (kind) {
-      case Put::skip: break;
-      case Put::assign:
-        each([&](Index i, Packet<T> value, int n) {
-          n == width ? store(out + i, value) : store_partial(out + i, value, n);
-          fetch(out + i + ahead * width, width);
-        });
-        break;
-      case Put::accumulate:
-        each([&](Index i, Packet<T> value, int n) {
-          n == width ? store(out + i, load(out + i) + value)
-                     : store_partial(out + i, load_partial(out + i, n) + value, n);
-          fetch(out + i + ahead * width, width);
-        });
-        break;
-      case Put::sum: {
-        Packet<T> total{};
-        each([&](Index, Packet<T> value, int) { total += value; });
-        *chunk.total[r] += static_cast<double>(cpu::sum(total));
-        break;
-      }
-      case Put::sum_each:
-        each([&](Index i, Packet<T> value, int n) {
-          for (int l = 0; l < n; ++l) chunk.total[r][at + i + l] += static_cast<double>(value[l]);
-        });
-        break;
+      put_packets<packets>(put, chunk, r, at, values, total);
     }
   }
 
@@ -311,17 +230,18 @@ struct PointwiseKernel;
 /// On the CPU: one chunk after the other.
 template <class T>
 struct PointwiseKernel<T, Cpu> {
-  void (*run)(const void*, const cpu::Chunk<T>&);
+  cpu::Run<T> run;
   const void* self;
 };
 
 /// A pointwise function with its kernel, and the function that is its gradient; one object per lambda and order.
-/// The value and the first gradient are compiled; higher orders are derived on first use and interpreted. Programs that
+/// The value and the first gradient are compiled; higher orders are derived on first use and interpreted, and so is the
+/// first where the function's type has a member `of_constants`, which says that it is hardly needed. Programs that
 /// define SETTLE_INTERPRETED_MAPS (in all their files, for quick debug builds) have all orders interpreted.
 template <class T>
 class PointwiseFunction<T, Cpu> {
  public:
-  using Run = decltype(PointwiseKernel<T, Cpu>::run);
+  using Run = cpu::Run<T>;
 
   /// Whether repeated gradients are faster as products with local derivatives that are kept.
   static constexpr bool keeps_derivatives = true;
@@ -334,7 +254,7 @@ class PointwiseFunction<T, Cpu> {
 #else
     static const PointwiseFunction function(cpu::Traced<F, N>::program.thaw(),
                                             &cpu::Compiled<T, cpu::Lowered<F, N>>::run,
-                                            &cpu::Compiled<T, cpu::LoweredGradient<F, N>>::run);
+                                            compiled_gradient<F, N>());
 #endif
     return function;
   }
@@ -352,6 +272,12 @@ class PointwiseFunction<T, Cpu> {
   PointwiseKernel<T, Cpu> kernel() const { return {run_, interpreter_.get()}; }
 
  private:
+  template <class F, int N>
+  static constexpr Run compiled_gradient() {
+    if constexpr (requires { F::of_constants; }) return nullptr;
+    else return &cpu::Compiled<T, cpu::LoweredGradient<F, N>>::run;
+  }
+
   PointwiseFunction(expr::Program program, Run run, Run gradient_run)
       : program_(std::move(program)), run_(run), gradient_run_(gradient_run) {
     if (!run_) {
@@ -504,6 +430,7 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
 
   pool.split(tasks, parts, [&](int part, Index first_task, Index end_task) {
     cpu::Chunk<T> chunk;
+    chunk.inputs = n, chunk.results = m;
     for (std::size_t k = 0; k < n; ++k) chunk.dense[k] = loops.inner_stride(k) != 0;
     for (std::size_t r = 0; r < m; ++r)
       chunk.put[r] = !results[r].tensor      ? Put::skip

@@ -5,6 +5,21 @@
 
 namespace settle {
 
+namespace detail {
+
+/// What a step makes of a parameter, its gradient and its moments.
+struct AdamUpdate {
+  static constexpr bool of_constants = true;
+
+  constexpr auto operator()(auto w, auto g, auto m, auto v, auto decay, auto b1, auto b2, auto eps, auto rate,
+                            auto correction) const {
+    const auto slope = g + decay * w, m1 = b1 * m + (1. - b1) * slope, v1 = b2 * v + (1. - b2) * square(slope);
+    return outputs(w - rate * m1 / (sqrt(v1) * correction + eps), m1, v1);
+  }
+};
+
+}  // namespace detail
+
 /// Adam (Kingma and Ba, 2015) as in PyTorch: with the gradient g (plus weight_decay times the parameter p),
 ///
 ///     m = beta1 m + (1 - beta1) g      v = beta2 v + (1 - beta2) g²
@@ -35,13 +50,8 @@ class Adam {
     const double rate = options.rate / (1 - std::pow(options.beta1, steps));
     const double root = 1 / std::sqrt(1 - std::pow(options.beta2, steps));
     detail::for_each_gradient("adam", module, gradients, [&](std::size_t k, auto& p, const auto& gradient) {
-      const auto updated = map(
-          [](auto w, auto g, auto m, auto v, auto decay, auto b1, auto b2, auto eps, auto r, auto correction) {
-            const auto slope = g + decay * w, m1 = b1 * m + (1. - b1) * slope, v1 = b2 * v + (1. - b2) * square(slope);
-            return outputs(w - r * m1 / (sqrt(v1) * correction + eps), m1, v1);
-          },
-          p, gradient, Var(first_[k]), Var(second_[k]), options.weight_decay, options.beta1, options.beta2,
-          options.epsilon, rate, root);
+      const auto updated = map(detail::AdamUpdate{}, p, gradient, Var(first_[k]), Var(second_[k]), options.weight_decay,
+                               options.beta1, options.beta2, options.epsilon, rate, root);
       p = updated[0], first_[k] = updated[1].value(), second_[k] = updated[2].value();
     });
     steps_ = steps;

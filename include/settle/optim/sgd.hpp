@@ -3,6 +3,20 @@
 
 namespace settle {
 
+namespace detail {
+
+/// What a step makes of a parameter, its gradient and its momentum.
+struct SgdUpdate {
+  static constexpr bool of_constants = true;
+
+  constexpr auto operator()(auto w, auto g, auto b, auto decay, auto momentum, auto rate) const {
+    const auto b1 = momentum * b + (g + decay * w);
+    return outputs(w - rate * b1, b1);
+  }
+};
+
+}  // namespace detail
+
 /// Stochastic gradient descent with momentum, as in PyTorch: with the gradient g (plus weight_decay times the parameter
 /// p), b = momentum b + g and p = p - rate b. Keeps one tensor per parameter.
 template <Scalar T, class Device = Cpu>
@@ -25,12 +39,8 @@ class Sgd {
   void step(M& module, const std::vector<Var<T, Device>>& gradients) {
     momentum_.prepare("sgd", module);
     detail::for_each_gradient("sgd", module, gradients, [&](std::size_t k, auto& p, const auto& gradient) {
-      const auto updated = map(
-          [](auto w, auto g, auto b, auto decay, auto momentum, auto rate) {
-            const auto b1 = momentum * b + (g + decay * w);
-            return outputs(w - rate * b1, b1);
-          },
-          p, gradient, Var(momentum_[k]), options.weight_decay, options.momentum, options.rate);
+      const auto updated = map(detail::SgdUpdate{}, p, gradient, Var(momentum_[k]), options.weight_decay,
+                               options.momentum, options.rate);
       p = updated[0], momentum_[k] = updated[1].value();
     });
   }
