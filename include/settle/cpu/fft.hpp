@@ -120,7 +120,7 @@ SETTLE_INLINE void fft(const Twiddles<T, n>& twiddles, const Read& read, const W
 /// element first(i) of the two rows' lanes one after the other, and of the second element second(i).
 template <int bit, class V, class First, class Second, int lanes = packet_size<Lane<V>>>
 SETTLE_INLINE void exchange(V (&rows)[lanes], First first, Second second) {
-  [&]<int... i>(std::integer_sequence<int, i...>) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
     SETTLE_UNROLL for (int r = 0; r < lanes; ++r) {
       if (r & bit) continue;
       const V a = rows[r], b = rows[r | bit];
@@ -163,7 +163,7 @@ SETTLE_INLINE void transpose(V (&rows)[lanes]) {
 template <class V>
 SETTLE_INLINE V reversed(V v, bool keep_first) {
   constexpr int lanes = packet_size<Lane<V>>;
-  return [&]<int... i>(std::integer_sequence<int, i...>) {
+  return [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
     return keep_first ? __builtin_shufflevector(v, v, (lanes - i) % lanes...)
                       : __builtin_shufflevector(v, v, lanes - 1 - i...);
   }
