@@ -17,10 +17,14 @@ inline constexpr int most_block_channels = 6;
 /// The packets that a block of sums has for each of its channels: what fits in the registers beside the factors.
 constexpr int block_packets(int channels) { return std::min(6, (packet_registers - 2) / (channels + 1)); }
 
-/// Channels cut in blocks of at most most_block_channels whose sizes differ by at most one.
+/// Channels cut in blocks of at most most_block_channels: their sizes differ by at most one, or all but the last are as
+/// large as can be.
 struct ChannelBlocks {
-  explicit ChannelBlocks(Index all) : channels(all), count((all + most_block_channels - 1) / most_block_channels) {}
-  Index begin(Index block) const { return channels * block / count; }
+  explicit ChannelBlocks(Index all, bool full_blocks = false)
+      : channels(all), count((all + most_block_channels - 1) / most_block_channels), full(full_blocks) {}
+  Index begin(Index block) const {
+    return full ? std::min(block * most_block_channels, channels) : channels * block / count;
+  }
   Index size(Index block) const { return begin(block + 1) - begin(block); }
 
   /// Calls f(std::integral_constant<int, size>) for a block's size, so that the kernel's loops have known lengths.
@@ -33,6 +37,7 @@ struct ChannelBlocks {
   }
 
   Index channels, count;
+  bool full;
 };
 
 /// Whether each output pixel depends on one input pixel, the one in its place: a matrix product of the channels.
@@ -59,14 +64,21 @@ void copy_padded(const T* plane, Index height, Index width, Index first, Index b
                  Index stride, T* out) {
   const Index left = std::clamp<Index>(-begin, 0, columns), from = std::max<Index>(begin, 0);
   const Index count = std::clamp<Index>(std::min(width, begin + columns) - from, 0, columns - left);
+  constexpr Index lanes = packet_size<T>;
   for (Index y = first; y < first + rows; ++y, out += stride) {
-    if (y < 0 || y >= height) {
+    const bool inside = y >= 0 && y < height;
+    const Index whole = inside ? count / lanes * lanes : 0;
+    if (whole == 0) {
       std::fill_n(out, stride, T(0));
+      if (inside) std::copy_n(plane + y * width + from, count, out + left);
       continue;
     }
-    std::fill_n(out, left, T(0));
-    std::copy_n(plane + y * width + from, count, out + left);
-    std::fill_n(out + left + count, stride - left - count, T(0));
+    // Zeros at both ends, packets that may lie under what follows; the last packet of pixels repeats some.
+    for (Index i = 0; i < left; i += lanes) store(out + i, Packet<T>{});
+    for (Index i = stride; i > left + count; i -= lanes) store(out + i - lanes, Packet<T>{});
+    const T* const row = plane + y * width + from;
+    for (Index i = 0; i < whole; i += lanes) store(out + left + i, load(row + i));
+    store(out + left + count - lanes, load(row + count - lanes));
   }
 }
 
@@ -106,6 +118,28 @@ void pack_weights_turned(const ConvGeometry& g, const T* w, T* packed) {
 /// The places, relative to an output pixel's, that contribute to it, in the order of the packed weights.
 struct TapLoop {
   Index channels, channel_stride, rows, row_stride, columns, column_stride;
+  Index taps() const { return channels * rows * columns; }
+};
+
+/// Walks over the places of a TapLoop in their order.
+class TapCursor {
+ public:
+  explicit TapCursor(const TapLoop& loop) : loop_(loop) {}
+  Index place() const { return place_; }
+
+  void advance() {
+    place_ += loop_.column_stride;
+    if (++column_ < loop_.columns) return;
+    column_ = 0;
+    place_ += loop_.row_stride - loop_.columns * loop_.column_stride;
+    if (++row_ < loop_.rows) return;
+    row_ = 0;
+    place_ += loop_.channel_stride - loop_.rows * loop_.row_stride;
+  }
+
+ private:
+  const TapLoop& loop_;
+  Index row_ = 0, column_ = 0, place_ = 0;
 };
 
 /// sums[o][p] = the sum over the taps of packed[tap][o] times the packet at x[p] + tap.
@@ -282,19 +316,20 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y, bo
 }
 
 /// Lane j of the result is the sum of all lanes of v[j], the packets from v[count] on being zero.
-template <int count, int begin = 0, int length = 0, class V>
+template <int count, int begin = 0, int step = 1, class V>
 SETTLE_INLINE V sums_of_lanes(const V* v) {
   constexpr int lanes = packet_size<Lane<V>>;
-  if constexpr (length == 0) {
-    return sums_of_lanes<count, begin, lanes>(v);
-  } else if constexpr (begin >= count) {
+  if constexpr (begin >= count) {
     return V{};
-  } else if constexpr (length == 1) {
+  } else if constexpr (step == lanes) {
     return v[begin];
   } else {
-    const V a = sums_of_lanes<count, begin, length / 2>(v), b = sums_of_lanes<count, begin + length / 2, length / 2>(v);
+    // Lanes whose number has the bit `step` take from b, the others from a: first what stands there, then what stands
+    // in the lane that differs in this bit.
+    const V a = sums_of_lanes<count, begin, 2 * step>(v), b = sums_of_lanes<count, begin + step, 2 * step>(v);
     return [&]<int... i>(std::integer_sequence<int, i...>) {
-      return __builtin_shufflevector(a, b, 2 * i...) + __builtin_shufflevector(a, b, 2 * i + 1 ...);
+      return __builtin_shufflevector(a, b, ((i & step) ? lanes + i : i)...) +
+             __builtin_shufflevector(a, b, ((i & step) ? lanes + (i ^ step) : i ^ step)...);
     }
     (std::make_integer_sequence<int, lanes>{});
   }
@@ -306,7 +341,7 @@ template <int outputs, int taps, class T>
 void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* const (&x)[taps], Index stride, T* sums,
                     Index sum_stride, Index counting) {
   constexpr int lanes = packet_size<T>, products = outputs * taps;
-  Packet<T> block[outputs * taps];
+  Packet<T> block[products];
   SETTLE_UNROLL for (int i = 0; i < products; ++i) block[i] = Packet<T>{};
   for (Index row = 0; row < rows; ++row)
     for (Index column = 0; column < width; column += lanes) {
@@ -323,21 +358,46 @@ void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* 
     (store(totals + i * lanes, sums_of_lanes<products, i * lanes>(block)), ...);
   }
   (std::make_integer_sequence<int, (products + lanes - 1) / lanes>{});
-  for (int o = 0; o < outputs; ++o)
-    for (Index t = 0; t < counting; ++t) sums[o * sum_stride + t] += totals[o * taps + t];
+  if (counting == taps) {
+    SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int t = 0; t < taps; ++t)
+        sums[o * sum_stride + t] += totals[o * taps + t];
+  } else {
+    for (int o = 0; o < outputs; ++o)
+      for (Index t = 0; t < counting; ++t) sums[o * sum_stride + t] += totals[o * taps + t];
+  }
 }
 
-/// Adds to sums[o * sum_stride + t] the sum over a band of gy's channel o times x at place(t), for all o and t.
-template <class T, class Place>
+/// The output channels in blocks for correlate_taps: those that compute the fewest products, with those of taps that do
+/// not count.
+inline ChannelBlocks correlation_blocks(Index outputs, Index taps) {
+  const auto products = [&](const ChannelBlocks& blocks) {
+    Index all = 0;
+    for (Index block = 0; block < blocks.count; ++block) {
+      const Index size = blocks.size(block);
+      all += size * round_up(taps, block_packets(static_cast<int>(size)));
+    }
+    return all;
+  };
+  const ChannelBlocks even(outputs), full(outputs, true);
+  return products(full) < products(even) ? full : even;
+}
+
+/// Adds to sums[o * sum_stride + tap] the sum over a band of gy's channel o times x at the tap, for all o and taps.
+template <class T>
 void correlate_taps(const ChannelBlocks& blocks, Index rows, Index width, const T* gy, Index plane, const T* x,
-                    Index taps, const Place& place, Index stride, T* sums, Index sum_stride) {
+                    const TapLoop& loop, Index stride, T* sums, Index sum_stride) {
+  const Index taps = loop.taps();
   for (Index block = 0; block < blocks.count; ++block)
     blocks.with_size(block, [&](auto size) {
       constexpr int at_once = block_packets(size);
       const Index o = blocks.begin(block);
+      TapCursor cursor(loop);
       for (Index tap = 0; tap < taps; tap += at_once) {
         const T* from[at_once];
-        for (int t = 0; t < at_once; ++t) from[t] = x + place(std::min(tap + t, taps - 1));
+        for (int t = 0; t < at_once; ++t) {
+          from[t] = x + cursor.place();
+          if (tap + t + 1 < taps) cursor.advance();
+        }
         correlate_band<size, at_once>(rows, width, gy + o * plane, plane, from, stride, sums + o * sum_stride + tap,
                                       sum_stride, std::min<Index>(at_once, taps - tap));
       }
@@ -360,7 +420,7 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   std::fill_n(scratch_data, parts * share, T(0));
-  const ChannelBlocks blocks(outputs);
+  const ChannelBlocks blocks = correlation_blocks(outputs, inputs);
   for_each_pixel_run<T>(g, inputs + outputs, parts, [&](int part, Index image, Index begin, Index end) {
     T* const x_tail = scratch_data + part * share;
     T* const gy_tail = x_tail + inputs * lanes;
@@ -369,8 +429,8 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
     const T* const gy_image = gy + image * outputs * pixels;
     const Index whole = (end - begin) / lanes * lanes, rest = end - begin - whole;
     const auto correlate = [&](const T* gy_run, Index gy_plane, const T* x_run, Index x_plane, Index length) {
-      const auto plane = [&](Index channel) { return channel * x_plane; };
-      correlate_taps(blocks, 1, length, gy_run, gy_plane, x_run, inputs, plane, 0, sums, inputs);
+      const TapLoop channels{inputs, x_plane, 1, 0, 1, 0};
+      correlate_taps(blocks, 1, length, gy_run, gy_plane, x_run, channels, 0, sums, inputs);
     };
     if (whole > 0) correlate(gy_image + begin, pixels, x_image + begin, pixels, whole);
     if (rest == 0) return;
@@ -402,8 +462,8 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const int parts = pool.parts_for(all_rows, thread_grain / (g.multiply_adds() / all_rows + 1) + 1);
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
-  const ChannelBlocks blocks(outputs);
   const Index taps = inputs * g.taps();
+  const ChannelBlocks blocks = correlation_blocks(outputs, taps);
   pool.run(parts, [&](int part) {
     T* const x_band = scratch_data + part * share;
     T* const gy_band = x_band + x_share;
@@ -420,12 +480,8 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
       for (Index o = 0; o < outputs; ++o)
         copy_padded(gy + (image * outputs + o) * height * width, height, width, first, 0, rows, gy_stride, gy_stride,
                     gy_band + o * gy_plane);
-      const auto tap_place = [&](Index tap) {
-        const Index in_kernel = tap % g.taps();
-        return tap / g.taps() * x_plane + in_kernel / g.kernel_width * g.dilation_h * x_stride +
-               in_kernel % g.kernel_width * g.dilation_w;
-      };
-      correlate_taps(blocks, rows, gy_stride, gy_band, gy_plane, x_band, taps, tap_place, x_stride,
+      const TapLoop loop{inputs, x_plane, g.kernel_height, g.dilation_h * x_stride, g.kernel_width, g.dilation_w};
+      correlate_taps(blocks, rows, gy_stride, gy_band, gy_plane, x_band, loop, x_stride,
                      sums + image % g.groups * outputs * taps, taps);
     }
   });
