@@ -17,14 +17,11 @@ inline constexpr int most_block_channels = 6;
 /// The packets that a block of sums has for each of its channels: what fits in the registers beside the factors.
 constexpr int block_packets(int channels) { return std::min(6, (packet_registers - 2) / (channels + 1)); }
 
-/// Channels cut in blocks of at most most_block_channels: their sizes differ by at most one, or all but the last are as
-/// large as can be.
+/// Channels cut in blocks of at most `most`: their sizes differ by at most one, or all but the last are of `most`.
 struct ChannelBlocks {
-  explicit ChannelBlocks(Index all, bool full_blocks = false)
-      : channels(all), count((all + most_block_channels - 1) / most_block_channels), full(full_blocks) {}
-  Index begin(Index block) const {
-    return full ? std::min(block * most_block_channels, channels) : channels * block / count;
-  }
+  explicit ChannelBlocks(Index all, Index most_channels = most_block_channels, bool full_blocks = false)
+      : channels(all), most(most_channels), count((all + most - 1) / most), full(full_blocks) {}
+  Index begin(Index block) const { return full ? std::min(block * most, channels) : channels * block / count; }
   Index size(Index block) const { return begin(block + 1) - begin(block); }
 
   /// Calls f(std::integral_constant<int, size>) for a block's size, so that the kernel's loops have known lengths.
@@ -36,7 +33,7 @@ struct ChannelBlocks {
     (std::make_integer_sequence<int, most_block_channels>{});
   }
 
-  Index channels, count;
+  Index channels, most, count;
   bool full;
 };
 
@@ -221,13 +218,14 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
   }
 }
 
-/// Calls f(part, image of one group, first pixel, end) for runs of pixels whose `channels` planes together stay in the
-/// second-level cache; each part's runs on one thread.
+/// Calls f(part, image of one group, first pixel, end) for runs of at most `most` pixels, or a packet; each part's runs
+/// on one thread, as many as any other's.
 template <class T, class F>
-void for_each_pixel_run(const ConvGeometry& g, Index channels, int parts, const F& f) {
+void for_each_pixel_run(const ConvGeometry& g, Index most, int parts, const F& f) {
   const Index pixels = g.in_pixels(), images = g.batch * g.groups;
-  const Index most = std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / channels, 16 * packet_size<T>);
-  const Index count = (pixels + most - 1) / most, length = round_up((pixels + count - 1) / count, packet_size<T>);
+  Index count = (pixels + most - 1) / most;
+  while (images * count % parts != 0) ++count;
+  const Index length = round_up((pixels + count - 1) / count, packet_size<T>);
   ThreadPool::instance().split(images * count, parts, [&](int part, Index first_run, Index end_run) {
     for (Index run = first_run; run < end_run; ++run) {
       const Index begin = std::min(pixels, run % count * length), end = std::min(pixels, begin + length);
@@ -241,19 +239,27 @@ inline int channel_mix_parts(const ConvGeometry& g) {
   return ThreadPool::instance().parts_for(g.multiply_adds(), thread_grain);
 }
 
+/// Whether both images together fit in a second-level cache.
+template <class T>
+bool cached(const ConvGeometry& g) {
+  return (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) <= 2 * band_bytes;
+}
+
 /// y (+)= the convolution of x with packed weights that mix channels.
 template <class T>
 void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool add) {
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const ChannelBlocks blocks(outputs);
-  const bool cached = (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) <= 2 * band_bytes;
-  for_each_pixel_run<T>(g, inputs + outputs, channel_mix_parts(g), [&](int, Index image, Index begin, Index end) {
+  // All channels of a run stay in the second-level cache.
+  const Index run = std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs),
+                                    16 * packet_size<T>);
+  for_each_pixel_run<T>(g, run, channel_mix_parts(g), [&](int, Index image, Index begin, Index end) {
     const TapLoop loop{inputs, pixels, 1, 0, 1, 0};
     const T* weights = packed + image % g.groups * inputs * outputs;
     // A run that is shorter than a packet begins earlier, and repeats some of the run before.
     const Index first = std::max<Index>(0, std::min(begin, end - packet_size<T>));
     for (Index block = 0; block < blocks.count; ++block) {
-      const FetchAhead next_run{cached ? 0 : end - begin, inputs * block / blocks.count,
+      const FetchAhead next_run{cached<T>(g) ? 0 : end - begin, inputs * block / blocks.count,
                                 inputs * (block + 1) / blocks.count};
       blocks.with_size(block, [&](auto size) {
         direct_band<size>(loop, 1, end - first, x + image * inputs * pixels + first, 0, weights,
@@ -367,19 +373,24 @@ void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* 
   }
 }
 
-/// The output channels in blocks for correlate_taps: those that compute the fewest products, with those of taps that do
-/// not count.
-inline ChannelBlocks correlation_blocks(Index outputs, Index taps) {
-  const auto products = [&](const ChannelBlocks& blocks) {
-    Index all = 0;
+/// The taps that correlate_band takes at once. Blocks of four channels take four: 4 and 4 planes that are multiples of
+/// 4 KB apart still find room in the eight or more ways of a first-level cache, which such planes share.
+constexpr int block_taps(int outputs) { return outputs == 4 ? 4 : block_packets(outputs); }
+
+/// The output channels in blocks for correlate_taps, so that few products are computed for taps that do not count.
+/// `crowded`: all planes, of x and of gy, are multiples of 4 KB apart and come from the second-level cache.
+inline ChannelBlocks correlation_blocks(Index outputs, Index taps, bool crowded) {
+  const auto cost = [&](const ChannelBlocks& blocks) {
+    double products = 0;
     for (Index block = 0; block < blocks.count; ++block) {
-      const Index size = blocks.size(block);
-      all += size * round_up(taps, block_packets(static_cast<int>(size)));
+      const int size = static_cast<int>(blocks.size(block)), at_once = block_taps(size);
+      products += (crowded && size + at_once > 8 ? 1.1 : 1.0) * static_cast<double>(size * round_up(taps, at_once));
     }
-    return all;
+    return products;
   };
-  const ChannelBlocks even(outputs), full(outputs, true);
-  return products(full) < products(even) ? full : even;
+  const auto cheaper = [&](const ChannelBlocks& a, const ChannelBlocks& b) { return cost(b) < cost(a) ? b : a; };
+  constexpr Index most = most_block_channels;
+  return cheaper(cheaper(ChannelBlocks(outputs), ChannelBlocks(outputs, most, true)), ChannelBlocks(outputs, 4, true));
 }
 
 /// Adds to sums[o * sum_stride + tap] the sum over a band of gy's channel o times x at the tap, for all o and taps.
@@ -389,7 +400,7 @@ void correlate_taps(const ChannelBlocks& blocks, Index rows, Index width, const 
   const Index taps = loop.taps();
   for (Index block = 0; block < blocks.count; ++block)
     blocks.with_size(block, [&](auto size) {
-      constexpr int at_once = block_packets(size);
+      constexpr int at_once = block_taps(size);
       const Index o = blocks.begin(block);
       TapCursor cursor(loop);
       for (Index tap = 0; tap < taps; tap += at_once) {
@@ -420,8 +431,11 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   std::fill_n(scratch_data, parts * share, T(0));
-  const ChannelBlocks blocks = correlation_blocks(outputs, inputs);
-  for_each_pixel_run<T>(g, inputs + outputs, parts, [&](int part, Index image, Index begin, Index end) {
+  const bool crowded = cached<T>(g) && pixels * static_cast<Index>(sizeof(T)) % 4096 == 0;
+  const ChannelBlocks blocks = correlation_blocks(outputs, inputs, crowded);
+  // One block of gy's channels stays in the second-level cache: long runs have few sums over lanes.
+  const Index run = band_bytes / static_cast<Index>(sizeof(T)) / (2 * most_block_channels);
+  for_each_pixel_run<T>(g, run, parts, [&](int part, Index image, Index begin, Index end) {
     T* const x_tail = scratch_data + part * share;
     T* const gy_tail = x_tail + inputs * lanes;
     T* const sums = x_tail + tail_size + image % g.groups * outputs * inputs;
@@ -450,11 +464,20 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   if (g.out_size() == 0 || inputs == 0) return;
   if (mixes_channels(g)) return mix_channels_weight_grad(g, x, gy, gw);
   const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);
-  const Index gy_stride = round_up(width, lanes), x_stride = round_up(gy_stride + reach_w, lanes);
-  const Index budget = band_bytes / static_cast<Index>(sizeof(T)) - inputs * reach_h * x_stride;
-  const Index band =
-      std::clamp<Index>(budget / (inputs * x_stride + outputs * gy_stride), std::min<Index>(8, height), height);
-  const Index x_share = inputs * (band + reach_h) * x_stride, gy_share = outputs * band * gy_stride;
+  // Rows begin with packets; or, where that takes fewer, they follow each other, reach_w zeros between those of gy.
+  const bool joined = width + reach_w < round_up(width, lanes);
+  const Index gy_stride = joined ? width + reach_w : round_up(width, lanes);
+  const Index x_stride = joined ? gy_stride : round_up(gy_stride + reach_w, lanes);
+  // A band of all of gy's channels and some of x's: as many rows as can be, so that there are few sums over lanes.
+  const Index budget = band_bytes / static_cast<Index>(sizeof(T));
+  const auto even = [](Index all, Index most) { return (all + (all + most - 1) / most - 1) / ((all + most - 1) / most); };
+  const Index most_rows = std::clamp<Index>(budget / 2 / (outputs * gy_stride), std::min<Index>(8, height), height);
+  const Index band = even(height, most_rows);
+  const Index gy_plane = round_up(band * gy_stride, lanes);
+  const Index x_plane = round_up((band + reach_h) * x_stride + reach_w + lanes, lanes);
+  const Index most_channels = std::clamp<Index>((budget - outputs * gy_plane) / x_plane, 1, inputs);
+  const Index chunk = even(inputs, most_channels);
+  const Index x_share = chunk * x_plane, gy_share = outputs * gy_plane;
   const Index share = x_share + gy_share + round_up(g.weight_size(), lanes);
 
   ThreadPool& pool = ThreadPool::instance();
@@ -462,8 +485,7 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const int parts = pool.parts_for(all_rows, thread_grain / (g.multiply_adds() / all_rows + 1) + 1);
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
-  const Index taps = inputs * g.taps();
-  const ChannelBlocks blocks = correlation_blocks(outputs, taps);
+  const ChannelBlocks blocks = correlation_blocks(outputs, chunk * g.taps(), false);
   pool.run(parts, [&](int part) {
     T* const x_band = scratch_data + part * share;
     T* const gy_band = x_band + x_share;
@@ -473,16 +495,25 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
     for (Index row = all_rows * part / parts, rows; row < end; row += rows) {
       const Index image = row / height, first = row % height;
       rows = std::min({band, height - first, end - row});
-      const Index x_plane = (rows + reach_h) * x_stride, gy_plane = rows * gy_stride;
-      for (Index i = 0; i < inputs; ++i)
-        copy_padded(x + (image * inputs + i) * g.in_pixels(), g.in_height, g.in_width, first - g.pad_h, -g.pad_w,
-                    rows + reach_h, x_stride, x_stride, x_band + i * x_plane);
-      for (Index o = 0; o < outputs; ++o)
-        copy_padded(gy + (image * outputs + o) * height * width, height, width, first, 0, rows, gy_stride, gy_stride,
-                    gy_band + o * gy_plane);
-      const TapLoop loop{inputs, x_plane, g.kernel_height, g.dilation_h * x_stride, g.kernel_width, g.dilation_w};
-      correlate_taps(blocks, rows, gy_stride, gy_band, gy_plane, x_band, loop, x_stride,
-                     sums + image % g.groups * outputs * taps, taps);
+      const Index run = joined ? round_up(rows * gy_stride, lanes) : gy_stride;
+      for (Index o = 0; o < outputs; ++o) {
+        T* const plane = gy_band + o * gy_plane;
+        copy_padded(gy + (image * outputs + o) * height * width, height, width, first, 0, rows, width, gy_stride, plane);
+        if (joined) std::fill_n(plane + rows * gy_stride, run - rows * gy_stride, T(0));
+      }
+      for (Index begin = 0; begin < inputs; begin += chunk) {
+        const Index channels = std::min(chunk, inputs - begin);
+        for (Index i = 0; i < channels; ++i) {
+          T* const plane = x_band + i * x_plane;
+          copy_padded(x + (image * inputs + begin + i) * g.in_pixels(), g.in_height, g.in_width, first - g.pad_h,
+                      -g.pad_w, rows + reach_h, x_stride, x_stride, plane);
+          if (joined) std::fill_n(plane + (rows + reach_h) * x_stride, reach_w + lanes, T(0));
+        }
+        const TapLoop loop{channels,       x_plane,      g.kernel_height, g.dilation_h * x_stride,
+                           g.kernel_width, g.dilation_w};
+        correlate_taps(blocks, joined ? 1 : rows, run, gy_band, gy_plane, x_band, loop, x_stride,
+                       sums + (image % g.groups * outputs * inputs + begin) * g.taps(), inputs * g.taps());
+      }
     }
   });
   for (int part = 0; part < parts; ++part) add(scratch_data + part * share + x_share + gy_share, g.weight_size(), gw);

@@ -161,7 +161,7 @@ void gemm_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index share = tile_share + round_up(g.weight_size(), packet_size<T>);
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
-  const ChannelBlocks blocks(outputs);
+  const ChannelBlocks blocks = correlation_blocks(outputs, tiles.channels * g.taps(), false);
   pool.split(units, parts, [&](int part, Index first_unit, Index end_unit) {
     T* const patches = scratch_data + part * share;
     T* const gy_tile = patches + tiles.channels * g.taps() * tiles.stride;
