@@ -349,13 +349,13 @@ void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* 
   constexpr int lanes = packet_size<T>, products = outputs * taps;
   Packet<T> block[products];
   SETTLE_UNROLL for (int i = 0; i < products; ++i) block[i] = Packet<T>{};
-  for (Index row = 0; row < rows; ++row)
-    for (Index column = 0; column < width; column += lanes) {
-      const Index place = row * stride + column;
+  Index at_gy = 0, at_x = 0;
+  for (Index row = 0; row < rows; ++row, at_x += stride - width)
+    for (const Index end = at_gy + width; at_gy < end; at_gy += lanes, at_x += lanes) {
       Packet<T> pixels[taps];
-      SETTLE_UNROLL for (int t = 0; t < taps; ++t) pixels[t] = held(load(x[t] + place));
+      SETTLE_UNROLL for (int t = 0; t < taps; ++t) pixels[t] = held(load(x[t] + at_x));
       SETTLE_UNROLL for (int o = 0; o < outputs; ++o) {
-        const Packet<T> g = held(load(gy + o * plane + row * width + column));
+        const Packet<T> g = held(load(gy + o * plane + at_gy));
         SETTLE_UNROLL for (int t = 0; t < taps; ++t) block[o * taps + t] = fma(g, pixels[t], block[o * taps + t]);
       }
     }
@@ -477,7 +477,8 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index x_plane = round_up((band + reach_h) * x_stride + reach_w + lanes, lanes);
   const Index most_channels = std::clamp<Index>((budget - outputs * gy_plane) / x_plane, 1, inputs);
   const Index chunk = even(inputs, most_channels);
-  const Index x_share = chunk * x_plane, gy_share = outputs * gy_plane;
+  const bool in_place = gy_stride == width && !joined;  // gy's rows serve as they stand
+  const Index x_share = chunk * x_plane, gy_share = in_place ? 0 : outputs * gy_plane;
   const Index share = x_share + gy_share + round_up(g.weight_size(), lanes);
 
   ThreadPool& pool = ThreadPool::instance();
@@ -496,11 +497,13 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
       const Index image = row / height, first = row % height;
       rows = std::min({band, height - first, end - row});
       const Index run = joined ? round_up(rows * gy_stride, lanes) : gy_stride;
-      for (Index o = 0; o < outputs; ++o) {
+      const T* const gy_image = gy + image * outputs * height * width;
+      for (Index o = 0; o < outputs && !in_place; ++o) {
         T* const plane = gy_band + o * gy_plane;
-        copy_padded(gy + (image * outputs + o) * height * width, height, width, first, 0, rows, width, gy_stride, plane);
+        copy_padded(gy_image + o * height * width, height, width, first, 0, rows, width, gy_stride, plane);
         if (joined) std::fill_n(plane + rows * gy_stride, run - rows * gy_stride, T(0));
       }
+      const T* const gy_rows = in_place ? gy_image + first * width : gy_band;
       for (Index begin = 0; begin < inputs; begin += chunk) {
         const Index channels = std::min(chunk, inputs - begin);
         for (Index i = 0; i < channels; ++i) {
@@ -511,7 +514,7 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
         }
         const TapLoop loop{channels,       x_plane,      g.kernel_height, g.dilation_h * x_stride,
                            g.kernel_width, g.dilation_w};
-        correlate_taps(blocks, joined ? 1 : rows, run, gy_band, gy_plane, x_band, loop, x_stride,
+        correlate_taps(blocks, joined ? 1 : rows, run, gy_rows, in_place ? height * width : gy_plane, x_band, loop, x_stride,
                        sums + (image % g.groups * outputs * inputs + begin) * g.taps(), inputs * g.taps());
       }
     }
