@@ -193,7 +193,7 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
     if (ahead.distance > 0)
       for (int p = 0; p < packets; ++p) {
         for (Index c = ahead.begin; c < ahead.end; ++c)
-          fetch(from[p] + c * loop.channel_stride + ahead.distance, packet_size<T>);
+          fetch(from[p] + c * loop.column_stride + ahead.distance, packet_size<T>);
         for (int o = 0; o < outputs; ++o) fetch(to[p] + o * plane + ahead.distance, packet_size<T>);
       }
     Packet<T> sums[outputs][packets];
@@ -254,7 +254,7 @@ void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool
   const Index run = std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs),
                                     16 * packet_size<T>);
   for_each_pixel_run<T>(g, run, channel_mix_parts(g), [&](int, Index image, Index begin, Index end) {
-    const TapLoop loop{inputs, pixels, 1, 0, 1, 0};
+    const TapLoop loop{1, 0, 1, 0, inputs, pixels};  // channels as columns: the innermost loop is the long one
     const T* weights = packed + image % g.groups * inputs * outputs;
     // A run that is shorter than a packet begins earlier, and repeats some of the run before.
     const Index first = std::max<Index>(0, std::min(begin, end - packet_size<T>));
@@ -443,7 +443,7 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
     const T* const gy_image = gy + image * outputs * pixels;
     const Index whole = (end - begin) / lanes * lanes, rest = end - begin - whole;
     const auto correlate = [&](const T* gy_run, Index gy_plane, const T* x_run, Index x_plane, Index length) {
-      const TapLoop channels{inputs, x_plane, 1, 0, 1, 0};
+      const TapLoop channels{1, 0, 1, 0, inputs, x_plane};
       correlate_taps(blocks, 1, length, gy_run, gy_plane, x_run, channels, 0, sums, inputs);
     };
     if (whole > 0) correlate(gy_image + begin, pixels, x_image + begin, pixels, whole);

@@ -177,7 +177,7 @@ void gemm_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
         for (Index i = 0; i < channels; ++i)
           gather_patches(g, x + (image * inputs + first + i) * g.in_pixels(), begin, end, tiles.stride,
                          patches + i * g.taps() * tiles.stride);
-        const TapLoop rows{channels * g.taps(), tiles.stride, 1, 0, 1, 0};
+        const TapLoop rows{1, 0, 1, 0, channels * g.taps(), tiles.stride};
         correlate_taps(blocks, 1, tiles.stride, gy_tile, tiles.stride, patches, rows, 0,
                        sums + group * outputs * depth + first * g.taps(), depth);
       }
