@@ -180,24 +180,42 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
     const T* from[packets];
     T* to[packets];
     int again[packets];  // the pixels at the start of a packet that are not new
-    for (int p = 0; p < packets; ++p) {
-      // The last packet of a row ends with the row and repeats some of the one before; after the last row, the block
-      // repeats its last packet.
-      const Index begin = std::max<Index>(0, std::min(column, width - lanes));
-      from[p] = row < rows ? x + row * stride + begin : from[p - 1];
-      to[p] = row < rows ? y + row * width + begin : to[p - 1];
-      again[p] = static_cast<int>(row < rows ? std::min(std::max(column, row == 0 ? done : 0) - begin, lanes) : lanes);
-      column += lanes;
-      if (column >= width) ++row, column = 0;
-    }
-    if (ahead.distance > 0)
-      for (int p = 0; p < packets; ++p) {
-        for (Index c = ahead.begin; c < ahead.end; ++c)
-          fetch(from[p] + c * loop.column_stride + ahead.distance, packet_size<T>);
-        for (int o = 0; o < outputs; ++o) fetch(to[p] + o * plane + ahead.distance, packet_size<T>);
+    // Packets side by side take few instructions: more than a hundred between two sums would leave the units idle.
+    const bool side_by_side = column + packets * lanes <= width && (row > 0 || column >= done);
+    if (side_by_side) {
+      SETTLE_UNROLL for (int p = 0; p < packets; ++p) from[p] = x + row * stride + column + p * lanes;
+      to[0] = y + row * width + column;
+      column += packets * lanes;
+      if (column == width) ++row, column = 0;
+      if (ahead.distance > 0) {
+        const T* next = from[0] + ahead.distance + ahead.begin * loop.column_stride;
+        for (Index c = ahead.begin; c < ahead.end; ++c, next += loop.column_stride)
+          SETTLE_UNROLL for (int p = 0; p < packets; ++p) fetch(next + p * lanes, packet_size<T>);
+        SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p)
+            fetch(to[0] + ahead.distance + o * plane + p * lanes, packet_size<T>);
       }
+    } else {
+      for (int p = 0; p < packets; ++p) {
+        // The last packet of a row ends with the row and repeats some of the one before; after the last row, the block
+        // repeats its last packet.
+        const Index begin = std::max<Index>(0, std::min(column, width - lanes));
+        from[p] = row < rows ? x + row * stride + begin : from[p - 1];
+        to[p] = row < rows ? y + row * width + begin : to[p - 1];
+        again[p] =
+            static_cast<int>(row < rows ? std::min(std::max(column, row == 0 ? done : 0) - begin, lanes) : lanes);
+        column += lanes;
+        if (column >= width) ++row, column = 0;
+      }
+    }
     Packet<T> sums[outputs][packets];
     sum_taps<outputs, packets>(loop, from, packed, sums);
+    if (side_by_side) {
+      SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p) {
+        T* const out = to[0] + o * plane + p * lanes;
+        store(out, add ? load(out) + sums[o][p] : sums[o][p]);
+      }
+      continue;
+    }
     const int whole = static_cast<int>(std::min(width, lanes));
     if (add && (whole < lanes || *std::max_element(again, again + packets) > 0)) {
       T values[outputs * packets * lanes];
