@@ -257,10 +257,10 @@ inline int channel_mix_parts(const ConvGeometry& g) {
   return ThreadPool::instance().parts_for(g.multiply_adds(), thread_grain);
 }
 
-/// Whether both images together fit in a second-level cache.
+/// The bytes of both images together.
 template <class T>
-bool cached(const ConvGeometry& g) {
-  return (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) <= 2 * band_bytes;
+Index image_bytes(const ConvGeometry& g) {
+  return (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T));
 }
 
 /// y (+)= the convolution of x with packed weights that mix channels.
@@ -268,6 +268,7 @@ template <class T>
 void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool add) {
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const ChannelBlocks blocks(outputs);
+  const bool fetches = image_bytes<T>(g) > 8 * band_bytes;  // what is smaller comes fast enough from a third-level cache
   // All channels of a run stay in the second-level cache.
   const Index run = std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs),
                                     16 * packet_size<T>);
@@ -277,7 +278,7 @@ void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool
     // A run that is shorter than a packet begins earlier, and repeats some of the run before.
     const Index first = std::max<Index>(0, std::min(begin, end - packet_size<T>));
     for (Index block = 0; block < blocks.count; ++block) {
-      const FetchAhead next_run{cached<T>(g) ? 0 : end - begin, inputs * block / blocks.count,
+      const FetchAhead next_run{fetches ? end - begin : 0, inputs * block / blocks.count,
                                 inputs * (block + 1) / blocks.count};
       blocks.with_size(block, [&](auto size) {
         direct_band<size>(loop, 1, end - first, x + image * inputs * pixels + first, 0, weights,
@@ -449,7 +450,7 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   std::fill_n(scratch_data, parts * share, T(0));
-  const bool crowded = cached<T>(g) && pixels * static_cast<Index>(sizeof(T)) % 4096 == 0;
+  const bool crowded = image_bytes<T>(g) <= 2 * band_bytes && pixels * static_cast<Index>(sizeof(T)) % 4096 == 0;
   const ChannelBlocks blocks = correlation_blocks(outputs, inputs, crowded);
   // One block of gy's channels stays in the second-level cache: long runs have few sums over lanes.
   const Index run = band_bytes / static_cast<Index>(sizeof(T)) / (2 * most_block_channels);
