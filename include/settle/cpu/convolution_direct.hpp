@@ -368,16 +368,19 @@ void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* 
   constexpr int lanes = packet_size<T>, products = outputs * taps;
   Packet<T> block[products];
   SETTLE_UNROLL for (int i = 0; i < products; ++i) block[i] = Packet<T>{};
-  Index at_gy = 0, at_x = 0;
-  for (Index row = 0; row < rows; ++row, at_x += stride - width)
-    for (const Index end = at_gy + width; at_gy < end; at_gy += lanes, at_x += lanes) {
-      Packet<T> pixels[taps];
-      SETTLE_UNROLL for (int t = 0; t < taps; ++t) pixels[t] = held(load(x[t] + at_x));
-      SETTLE_UNROLL for (int o = 0; o < outputs; ++o) {
-        const Packet<T> g = held(load(gy + o * plane + at_gy));
-        SETTLE_UNROLL for (int t = 0; t < taps; ++t) block[o * taps + t] = fma(g, pixels[t], block[o * taps + t]);
-      }
+  const Index end = rows * width, skip = stride - width;
+  for (Index at_gy = 0, at_x = 0, row_end = width; at_gy < end;) {
+    Packet<T> pixels[taps];
+    SETTLE_UNROLL for (int t = 0; t < taps; ++t) pixels[t] = held(load(x[t] + at_x));
+    SETTLE_UNROLL for (int o = 0; o < outputs; ++o) {
+      const Packet<T> g = held(load(gy + o * plane + at_gy));
+      SETTLE_UNROLL for (int t = 0; t < taps; ++t) block[o * taps + t] = fma(g, pixels[t], block[o * taps + t]);
     }
+    at_gy += lanes;
+    const bool ends_row = at_gy == row_end;
+    at_x += lanes + (ends_row ? skip : 0);
+    row_end += ends_row ? width : 0;
+  }
   T totals[round_up(products, lanes)];
   [&]<int... i>(std::integer_sequence<int, i...>) {
     (store(totals + i * lanes, sums_of_lanes<products, i * lanes>(block)), ...);
