@@ -236,8 +236,8 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
   }
 }
 
-/// Calls f(part, image of one group, first pixel, end) for runs of at most `most` pixels, or a packet; each part's runs
-/// on one thread, as many as any other's.
+/// Calls f(part, image of one group, first pixel, end) for runs of at most about `most` pixels, as many in each part;
+/// each part's runs on one thread.
 template <class T, class F>
 void for_each_pixel_run(const ConvGeometry& g, Index most, int parts, const F& f) {
   const Index pixels = g.in_pixels(), images = g.batch * g.groups;
@@ -268,7 +268,8 @@ template <class T>
 void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool add) {
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const ChannelBlocks blocks(outputs);
-  const bool fetches = image_bytes<T>(g) > 8 * band_bytes;  // what is smaller comes fast enough from a third-level cache
+  // What is smaller comes fast enough from a third-level cache.
+  const bool fetches = image_bytes<T>(g) > 8 * band_bytes;
   // All channels of a run stay in the second-level cache.
   const Index run = std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs),
                                     16 * packet_size<T>);
@@ -397,7 +398,7 @@ void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* 
 
 /// The taps that correlate_band takes at once. Blocks of four channels take four: 4 and 4 planes that are multiples of
 /// 4 KB apart still find room in the eight or more ways of a first-level cache, which such planes share.
-constexpr int block_taps(int outputs) { return outputs == 4 ? 4 : block_packets(outputs); }
+constexpr int block_taps(int outputs) { return std::min(outputs == 4 ? 4 : 6, block_packets(outputs)); }
 
 /// The output channels in blocks for correlate_taps, so that few products are computed for taps that do not count.
 /// `crowded`: all planes, of x and of gy, are multiples of 4 KB apart and come from the second-level cache.
@@ -492,7 +493,10 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index x_stride = joined ? gy_stride : round_up(gy_stride + reach_w, lanes);
   // A band of all of gy's channels and some of x's: as many rows as can be, so that there are few sums over lanes.
   const Index budget = band_bytes / static_cast<Index>(sizeof(T));
-  const auto even = [](Index all, Index most) { return (all + (all + most - 1) / most - 1) / ((all + most - 1) / most); };
+  const auto even = [](Index all, Index most) {
+    const Index count = (all + most - 1) / most;
+    return (all + count - 1) / count;
+  };
   const Index most_rows = std::clamp<Index>(budget / 2 / (outputs * gy_stride), std::min<Index>(8, height), height);
   const Index band = even(height, most_rows);
   const Index gy_plane = round_up(band * gy_stride, lanes);
@@ -536,8 +540,8 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
         }
         const TapLoop loop{channels,       x_plane,      g.kernel_height, g.dilation_h * x_stride,
                            g.kernel_width, g.dilation_w};
-        correlate_taps(blocks, joined ? 1 : rows, run, gy_rows, in_place ? height * width : gy_plane, x_band, loop, x_stride,
-                       sums + (image % g.groups * outputs * inputs + begin) * g.taps(), inputs * g.taps());
+        correlate_taps(blocks, joined ? 1 : rows, run, gy_rows, in_place ? height * width : gy_plane, x_band, loop,
+                       x_stride, sums + (image % g.groups * outputs * inputs + begin) * g.taps(), inputs * g.taps());
       }
     }
   });
