@@ -271,8 +271,8 @@ void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool
   // What is smaller comes fast enough from a third-level cache.
   const bool fetches = image_bytes<T>(g) > 8 * band_bytes;
   // All channels of a run stay in the second-level cache.
-  const Index run = std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs),
-                                    16 * packet_size<T>);
+  const Index run =
+      std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs), 16 * packet_size<T>);
   for_each_pixel_run<T>(g, run, channel_mix_parts(g), [&](int, Index image, Index begin, Index end) {
     const TapLoop loop{1, 0, 1, 0, inputs, pixels};  // channels as columns: the innermost loop is the long one
     const T* weights = packed + image % g.groups * inputs * outputs;
@@ -538,8 +538,7 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
                       -g.pad_w, rows + reach_h, x_stride, x_stride, plane);
           if (joined) std::fill_n(plane + (rows + reach_h) * x_stride, reach_w + lanes, T(0));
         }
-        const TapLoop loop{channels,       x_plane,      g.kernel_height, g.dilation_h * x_stride,
-                           g.kernel_width, g.dilation_w};
+        const TapLoop loop{channels, x_plane, g.kernel_height, g.dilation_h * x_stride, g.kernel_width, g.dilation_w};
         correlate_taps(blocks, joined ? 1 : rows, run, gy_rows, in_place ? height * width : gy_plane, x_band, loop,
                        x_stride, sums + (image % g.groups * outputs * inputs + begin) * g.taps(), inputs * g.taps());
       }
