@@ -456,8 +456,8 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
   std::fill_n(scratch_data, parts * share, T(0));
   const bool crowded = image_bytes<T>(g) <= 2 * band_bytes && pixels * static_cast<Index>(sizeof(T)) % 4096 == 0;
   const ChannelBlocks blocks = correlation_blocks(outputs, inputs, crowded);
-  // One block of gy's channels stays in the second-level cache: long runs have few sums over lanes.
-  const Index run = band_bytes / static_cast<Index>(sizeof(T)) / (2 * most_block_channels);
+  // A lane adds up to 128 products: enough that sums over lanes cost little, few enough that they round little.
+  const Index run = 128 * lanes;
   for_each_pixel_run<T>(g, run, parts, [&](int part, Index image, Index begin, Index end) {
     T* const x_tail = scratch_data + part * share;
     T* const gy_tail = x_tail + inputs * lanes;
