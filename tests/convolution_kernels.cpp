@@ -134,6 +134,9 @@ TEST_CASE("convolutions of every number of channels agree with the definition") 
   geometries.push_back(same(2, 25, 20, 33, 25, 1));
   geometries.push_back(same(3, 12, 4, 5, 16, 1));
   geometries.push_back(same(1, 70, 4, 5, 65, 3));
+  geometries.push_back(same(1, 96, 40, 40, 2, 3));  // more channels than a band of weight gradients takes
+  for (const Index width : {45, 47}) geometries.push_back(same(1, 2, 40, width, 96, 3));  // more than one band
+  for (const Index channels : {8, 13, 16}) geometries.push_back(same(1, 9, 32, 32, channels, 1));  // crowded planes
   check_all(geometries);
 }
 

@@ -17,10 +17,11 @@ inline constexpr int most_block_channels = 6;
 /// The packets that a block of sums has for each of its channels: what fits in the registers beside the factors.
 constexpr int block_packets(int channels) { return std::min(6, (packet_registers - 2) / (channels + 1)); }
 
-/// Channels cut in blocks of at most most_block_channels whose sizes differ by at most one.
+/// Channels cut in blocks of at most `most`: their sizes differ by at most one, or all but the last are of `most`.
 struct ChannelBlocks {
-  explicit ChannelBlocks(Index all) : channels(all), count((all + most_block_channels - 1) / most_block_channels) {}
-  Index begin(Index block) const { return channels * block / count; }
+  explicit ChannelBlocks(Index all, Index most_channels = most_block_channels, bool full_blocks = false)
+      : channels(all), most(most_channels), count((all + most - 1) / most), full(full_blocks) {}
+  Index begin(Index block) const { return full ? std::min(block * most, channels) : channels * block / count; }
   Index size(Index block) const { return begin(block + 1) - begin(block); }
 
   /// Calls f(std::integral_constant<int, size>) for a block's size, so that the kernel's loops have known lengths.
@@ -32,7 +33,8 @@ struct ChannelBlocks {
     (std::make_integer_sequence<int, most_block_channels>{});
   }
 
-  Index channels, count;
+  Index channels, most, count;
+  bool full;
 };
 
 /// Whether each output pixel depends on one input pixel, the one in its place: a matrix product of the channels.
@@ -59,14 +61,21 @@ void copy_padded(const T* plane, Index height, Index width, Index first, Index b
                  Index stride, T* out) {
   const Index left = std::clamp<Index>(-begin, 0, columns), from = std::max<Index>(begin, 0);
   const Index count = std::clamp<Index>(std::min(width, begin + columns) - from, 0, columns - left);
+  constexpr Index lanes = packet_size<T>;
   for (Index y = first; y < first + rows; ++y, out += stride) {
-    if (y < 0 || y >= height) {
+    const bool inside = y >= 0 && y < height;
+    const Index whole = inside ? count / lanes * lanes : 0;
+    if (whole == 0) {
       std::fill_n(out, stride, T(0));
+      if (inside) std::copy_n(plane + y * width + from, count, out + left);
       continue;
     }
-    std::fill_n(out, left, T(0));
-    std::copy_n(plane + y * width + from, count, out + left);
-    std::fill_n(out + left + count, stride - left - count, T(0));
+    // Zeros at both ends, packets that may lie under what follows; the last packet of pixels repeats some.
+    for (Index i = 0; i < left; i += lanes) store(out + i, Packet<T>{});
+    for (Index i = stride; i > left + count; i -= lanes) store(out + i - lanes, Packet<T>{});
+    const T* const row = plane + y * width + from;
+    for (Index i = 0; i < whole; i += lanes) store(out + left + i, load(row + i));
+    store(out + left + count - lanes, load(row + count - lanes));
   }
 }
 
@@ -106,6 +115,28 @@ void pack_weights_turned(const ConvGeometry& g, const T* w, T* packed) {
 /// The places, relative to an output pixel's, that contribute to it, in the order of the packed weights.
 struct TapLoop {
   Index channels, channel_stride, rows, row_stride, columns, column_stride;
+  Index taps() const { return channels * rows * columns; }
+};
+
+/// Walks over the places of a TapLoop in their order.
+class TapCursor {
+ public:
+  explicit TapCursor(const TapLoop& loop) : loop_(loop) {}
+  Index place() const { return place_; }
+
+  void advance() {
+    place_ += loop_.column_stride;
+    if (++column_ < loop_.columns) return;
+    column_ = 0;
+    place_ += loop_.row_stride - loop_.columns * loop_.column_stride;
+    if (++row_ < loop_.rows) return;
+    row_ = 0;
+    place_ += loop_.channel_stride - loop_.rows * loop_.row_stride;
+  }
+
+ private:
+  const TapLoop& loop_;
+  Index row_ = 0, column_ = 0, place_ = 0;
 };
 
 /// sums[o][p] = the sum over the taps of packed[tap][o] times the packet at x[p] + tap.
@@ -149,24 +180,42 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
     const T* from[packets];
     T* to[packets];
     int again[packets];  // the pixels at the start of a packet that are not new
-    for (int p = 0; p < packets; ++p) {
-      // The last packet of a row ends with the row and repeats some of the one before; after the last row, the block
-      // repeats its last packet.
-      const Index begin = std::max<Index>(0, std::min(column, width - lanes));
-      from[p] = row < rows ? x + row * stride + begin : from[p - 1];
-      to[p] = row < rows ? y + row * width + begin : to[p - 1];
-      again[p] = static_cast<int>(row < rows ? std::min(std::max(column, row == 0 ? done : 0) - begin, lanes) : lanes);
-      column += lanes;
-      if (column >= width) ++row, column = 0;
-    }
-    if (ahead.distance > 0)
-      for (int p = 0; p < packets; ++p) {
-        for (Index c = ahead.begin; c < ahead.end; ++c)
-          fetch(from[p] + c * loop.channel_stride + ahead.distance, packet_size<T>);
-        for (int o = 0; o < outputs; ++o) fetch(to[p] + o * plane + ahead.distance, packet_size<T>);
+    // Packets side by side take few instructions: more than a hundred between two sums would leave the units idle.
+    const bool side_by_side = column + packets * lanes <= width && (row > 0 || column >= done);
+    if (side_by_side) {
+      SETTLE_UNROLL for (int p = 0; p < packets; ++p) from[p] = x + row * stride + column + p * lanes;
+      to[0] = y + row * width + column;
+      column += packets * lanes;
+      if (column == width) ++row, column = 0;
+      if (ahead.distance > 0) {
+        const T* next = from[0] + ahead.distance + ahead.begin * loop.column_stride;
+        for (Index c = ahead.begin; c < ahead.end; ++c, next += loop.column_stride)
+          SETTLE_UNROLL for (int p = 0; p < packets; ++p) fetch(next + p * lanes, packet_size<T>);
+        SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p)
+            fetch(to[0] + ahead.distance + o * plane + p * lanes, packet_size<T>);
       }
+    } else {
+      for (int p = 0; p < packets; ++p) {
+        // The last packet of a row ends with the row and repeats some of the one before; after the last row, the block
+        // repeats its last packet.
+        const Index begin = std::max<Index>(0, std::min(column, width - lanes));
+        from[p] = row < rows ? x + row * stride + begin : from[p - 1];
+        to[p] = row < rows ? y + row * width + begin : to[p - 1];
+        again[p] =
+            static_cast<int>(row < rows ? std::min(std::max(column, row == 0 ? done : 0) - begin, lanes) : lanes);
+        column += lanes;
+        if (column >= width) ++row, column = 0;
+      }
+    }
     Packet<T> sums[outputs][packets];
     sum_taps<outputs, packets>(loop, from, packed, sums);
+    if (side_by_side) {
+      SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p) {
+        T* const out = to[0] + o * plane + p * lanes;
+        store(out, add ? load(out) + sums[o][p] : sums[o][p]);
+      }
+      continue;
+    }
     const int whole = static_cast<int>(std::min(width, lanes));
     if (add && (whole < lanes || *std::max_element(again, again + packets) > 0)) {
       T values[outputs * packets * lanes];
@@ -187,13 +236,14 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
   }
 }
 
-/// Calls f(part, image of one group, first pixel, end) for runs of pixels whose `channels` planes together stay in the
-/// second-level cache; each part's runs on one thread.
+/// Calls f(part, image of one group, first pixel, end) for runs of at most about `most` pixels, as many in each part;
+/// each part's runs on one thread.
 template <class T, class F>
-void for_each_pixel_run(const ConvGeometry& g, Index channels, int parts, const F& f) {
+void for_each_pixel_run(const ConvGeometry& g, Index most, int parts, const F& f) {
   const Index pixels = g.in_pixels(), images = g.batch * g.groups;
-  const Index most = std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / channels, 16 * packet_size<T>);
-  const Index count = (pixels + most - 1) / most, length = round_up((pixels + count - 1) / count, packet_size<T>);
+  Index count = (pixels + most - 1) / most;
+  while (images * count % parts != 0) ++count;
+  const Index length = round_up((pixels + count - 1) / count, packet_size<T>);
   ThreadPool::instance().split(images * count, parts, [&](int part, Index first_run, Index end_run) {
     for (Index run = first_run; run < end_run; ++run) {
       const Index begin = std::min(pixels, run % count * length), end = std::min(pixels, begin + length);
@@ -207,19 +257,29 @@ inline int channel_mix_parts(const ConvGeometry& g) {
   return ThreadPool::instance().parts_for(g.multiply_adds(), thread_grain);
 }
 
+/// The bytes of both images together.
+template <class T>
+Index image_bytes(const ConvGeometry& g) {
+  return (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T));
+}
+
 /// y (+)= the convolution of x with packed weights that mix channels.
 template <class T>
 void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool add) {
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const ChannelBlocks blocks(outputs);
-  const bool cached = (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) <= 2 * band_bytes;
-  for_each_pixel_run<T>(g, inputs + outputs, channel_mix_parts(g), [&](int, Index image, Index begin, Index end) {
-    const TapLoop loop{inputs, pixels, 1, 0, 1, 0};
+  // What is smaller comes fast enough from a third-level cache.
+  const bool fetches = image_bytes<T>(g) > 8 * band_bytes;
+  // All channels of a run stay in the second-level cache.
+  const Index run =
+      std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs), 16 * packet_size<T>);
+  for_each_pixel_run<T>(g, run, channel_mix_parts(g), [&](int, Index image, Index begin, Index end) {
+    const TapLoop loop{1, 0, 1, 0, inputs, pixels};  // channels as columns: the innermost loop is the long one
     const T* weights = packed + image % g.groups * inputs * outputs;
     // A run that is shorter than a packet begins earlier, and repeats some of the run before.
     const Index first = std::max<Index>(0, std::min(begin, end - packet_size<T>));
     for (Index block = 0; block < blocks.count; ++block) {
-      const FetchAhead next_run{cached ? 0 : end - begin, inputs * block / blocks.count,
+      const FetchAhead next_run{fetches ? end - begin : 0, inputs * block / blocks.count,
                                 inputs * (block + 1) / blocks.count};
       blocks.with_size(block, [&](auto size) {
         direct_band<size>(loop, 1, end - first, x + image * inputs * pixels + first, 0, weights,
@@ -282,19 +342,20 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y, bo
 }
 
 /// Lane j of the result is the sum of all lanes of v[j], the packets from v[count] on being zero.
-template <int count, int begin = 0, int length = 0, class V>
+template <int count, int begin = 0, int step = 1, class V>
 SETTLE_INLINE V sums_of_lanes(const V* v) {
   constexpr int lanes = packet_size<Lane<V>>;
-  if constexpr (length == 0) {
-    return sums_of_lanes<count, begin, lanes>(v);
-  } else if constexpr (begin >= count) {
+  if constexpr (begin >= count) {
     return V{};
-  } else if constexpr (length == 1) {
+  } else if constexpr (step == lanes) {
     return v[begin];
   } else {
-    const V a = sums_of_lanes<count, begin, length / 2>(v), b = sums_of_lanes<count, begin + length / 2, length / 2>(v);
+    // Lanes whose number has the bit `step` take from b, the others from a: first what stands there, then what stands
+    // in the lane that differs in this bit.
+    const V a = sums_of_lanes<count, begin, 2 * step>(v), b = sums_of_lanes<count, begin + step, 2 * step>(v);
     return [&]<int... i>(std::integer_sequence<int, i...>) {
-      return __builtin_shufflevector(a, b, 2 * i...) + __builtin_shufflevector(a, b, 2 * i + 1 ...);
+      return __builtin_shufflevector(a, b, ((i & step) ? lanes + i : i)...) +
+             __builtin_shufflevector(a, b, ((i & step) ? lanes + (i ^ step) : i ^ step)...);
     }
     (std::make_integer_sequence<int, lanes>{});
   }
@@ -306,38 +367,71 @@ template <int outputs, int taps, class T>
 void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* const (&x)[taps], Index stride, T* sums,
                     Index sum_stride, Index counting) {
   constexpr int lanes = packet_size<T>, products = outputs * taps;
-  Packet<T> block[outputs * taps];
+  Packet<T> block[products];
   SETTLE_UNROLL for (int i = 0; i < products; ++i) block[i] = Packet<T>{};
-  for (Index row = 0; row < rows; ++row)
-    for (Index column = 0; column < width; column += lanes) {
-      const Index place = row * stride + column;
-      Packet<T> pixels[taps];
-      SETTLE_UNROLL for (int t = 0; t < taps; ++t) pixels[t] = held(load(x[t] + place));
-      SETTLE_UNROLL for (int o = 0; o < outputs; ++o) {
-        const Packet<T> g = held(load(gy + o * plane + row * width + column));
-        SETTLE_UNROLL for (int t = 0; t < taps; ++t) block[o * taps + t] = fma(g, pixels[t], block[o * taps + t]);
-      }
+  const Index end = rows * width, skip = stride - width;
+  for (Index at_gy = 0, at_x = 0, row_end = width; at_gy < end;) {
+    Packet<T> pixels[taps];
+    SETTLE_UNROLL for (int t = 0; t < taps; ++t) pixels[t] = held(load(x[t] + at_x));
+    SETTLE_UNROLL for (int o = 0; o < outputs; ++o) {
+      const Packet<T> g = held(load(gy + o * plane + at_gy));
+      SETTLE_UNROLL for (int t = 0; t < taps; ++t) block[o * taps + t] = fma(g, pixels[t], block[o * taps + t]);
     }
+    at_gy += lanes;
+    const bool ends_row = at_gy == row_end;
+    at_x += lanes + (ends_row ? skip : 0);
+    row_end += ends_row ? width : 0;
+  }
   T totals[round_up(products, lanes)];
   [&]<int... i>(std::integer_sequence<int, i...>) {
     (store(totals + i * lanes, sums_of_lanes<products, i * lanes>(block)), ...);
   }
   (std::make_integer_sequence<int, (products + lanes - 1) / lanes>{});
-  for (int o = 0; o < outputs; ++o)
-    for (Index t = 0; t < counting; ++t) sums[o * sum_stride + t] += totals[o * taps + t];
+  if (counting == taps) {
+    SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int t = 0; t < taps; ++t)
+        sums[o * sum_stride + t] += totals[o * taps + t];
+  } else {
+    for (int o = 0; o < outputs; ++o)
+      for (Index t = 0; t < counting; ++t) sums[o * sum_stride + t] += totals[o * taps + t];
+  }
 }
 
-/// Adds to sums[o * sum_stride + t] the sum over a band of gy's channel o times x at place(t), for all o and t.
-template <class T, class Place>
+/// The taps that correlate_band takes at once. Blocks of four channels take four: 4 and 4 planes that are multiples of
+/// 4 KB apart still find room in the eight or more ways of a first-level cache, which such planes share.
+constexpr int block_taps(int outputs) { return std::min(outputs == 4 ? 4 : 6, block_packets(outputs)); }
+
+/// The output channels in blocks for correlate_taps, so that few products are computed for taps that do not count.
+/// `crowded`: all planes, of x and of gy, are multiples of 4 KB apart and come from the second-level cache.
+inline ChannelBlocks correlation_blocks(Index outputs, Index taps, bool crowded) {
+  const auto cost = [&](const ChannelBlocks& blocks) {
+    double products = 0;
+    for (Index block = 0; block < blocks.count; ++block) {
+      const int size = static_cast<int>(blocks.size(block)), at_once = block_taps(size);
+      products += (crowded && size + at_once > 8 ? 1.1 : 1.0) * static_cast<double>(size * round_up(taps, at_once));
+    }
+    return products;
+  };
+  const auto cheaper = [&](const ChannelBlocks& a, const ChannelBlocks& b) { return cost(b) < cost(a) ? b : a; };
+  constexpr Index most = most_block_channels;
+  return cheaper(cheaper(ChannelBlocks(outputs), ChannelBlocks(outputs, most, true)), ChannelBlocks(outputs, 4, true));
+}
+
+/// Adds to sums[o * sum_stride + tap] the sum over a band of gy's channel o times x at the tap, for all o and taps.
+template <class T>
 void correlate_taps(const ChannelBlocks& blocks, Index rows, Index width, const T* gy, Index plane, const T* x,
-                    Index taps, const Place& place, Index stride, T* sums, Index sum_stride) {
+                    const TapLoop& loop, Index stride, T* sums, Index sum_stride) {
+  const Index taps = loop.taps();
   for (Index block = 0; block < blocks.count; ++block)
     blocks.with_size(block, [&](auto size) {
-      constexpr int at_once = block_packets(size);
+      constexpr int at_once = block_taps(size);
       const Index o = blocks.begin(block);
+      TapCursor cursor(loop);
       for (Index tap = 0; tap < taps; tap += at_once) {
         const T* from[at_once];
-        for (int t = 0; t < at_once; ++t) from[t] = x + place(std::min(tap + t, taps - 1));
+        for (int t = 0; t < at_once; ++t) {
+          from[t] = x + cursor.place();
+          if (tap + t + 1 < taps) cursor.advance();
+        }
         correlate_band<size, at_once>(rows, width, gy + o * plane, plane, from, stride, sums + o * sum_stride + tap,
                                       sum_stride, std::min<Index>(at_once, taps - tap));
       }
@@ -360,8 +454,11 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   std::fill_n(scratch_data, parts * share, T(0));
-  const ChannelBlocks blocks(outputs);
-  for_each_pixel_run<T>(g, inputs + outputs, parts, [&](int part, Index image, Index begin, Index end) {
+  const bool crowded = image_bytes<T>(g) <= 2 * band_bytes && pixels * static_cast<Index>(sizeof(T)) % 4096 == 0;
+  const ChannelBlocks blocks = correlation_blocks(outputs, inputs, crowded);
+  // A lane adds up to 128 products: enough that sums over lanes cost little, few enough that they round little.
+  const Index run = 128 * lanes;
+  for_each_pixel_run<T>(g, run, parts, [&](int part, Index image, Index begin, Index end) {
     T* const x_tail = scratch_data + part * share;
     T* const gy_tail = x_tail + inputs * lanes;
     T* const sums = x_tail + tail_size + image % g.groups * outputs * inputs;
@@ -369,8 +466,8 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
     const T* const gy_image = gy + image * outputs * pixels;
     const Index whole = (end - begin) / lanes * lanes, rest = end - begin - whole;
     const auto correlate = [&](const T* gy_run, Index gy_plane, const T* x_run, Index x_plane, Index length) {
-      const auto plane = [&](Index channel) { return channel * x_plane; };
-      correlate_taps(blocks, 1, length, gy_run, gy_plane, x_run, inputs, plane, 0, sums, inputs);
+      const TapLoop channels{1, 0, 1, 0, inputs, x_plane};
+      correlate_taps(blocks, 1, length, gy_run, gy_plane, x_run, channels, 0, sums, inputs);
     };
     if (whole > 0) correlate(gy_image + begin, pixels, x_image + begin, pixels, whole);
     if (rest == 0) return;
@@ -390,11 +487,24 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   if (g.out_size() == 0 || inputs == 0) return;
   if (mixes_channels(g)) return mix_channels_weight_grad(g, x, gy, gw);
   const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);
-  const Index gy_stride = round_up(width, lanes), x_stride = round_up(gy_stride + reach_w, lanes);
-  const Index budget = band_bytes / static_cast<Index>(sizeof(T)) - inputs * reach_h * x_stride;
-  const Index band =
-      std::clamp<Index>(budget / (inputs * x_stride + outputs * gy_stride), std::min<Index>(8, height), height);
-  const Index x_share = inputs * (band + reach_h) * x_stride, gy_share = outputs * band * gy_stride;
+  // Rows begin with packets; or, where that takes fewer, they follow each other, reach_w zeros between those of gy.
+  const bool joined = width + reach_w < round_up(width, lanes);
+  const Index gy_stride = joined ? width + reach_w : round_up(width, lanes);
+  const Index x_stride = joined ? gy_stride : round_up(gy_stride + reach_w, lanes);
+  // A band of all of gy's channels and some of x's: as many rows as can be, so that there are few sums over lanes.
+  const Index budget = band_bytes / static_cast<Index>(sizeof(T));
+  const auto even = [](Index all, Index most) {
+    const Index count = (all + most - 1) / most;
+    return (all + count - 1) / count;
+  };
+  const Index most_rows = std::clamp<Index>(budget / 2 / (outputs * gy_stride), std::min<Index>(8, height), height);
+  const Index band = even(height, most_rows);
+  const Index gy_plane = round_up(band * gy_stride, lanes);
+  const Index x_plane = round_up((band + reach_h) * x_stride + reach_w + lanes, lanes);
+  const Index most_channels = std::clamp<Index>((budget - outputs * gy_plane) / x_plane, 1, inputs);
+  const Index chunk = even(inputs, most_channels);
+  const bool in_place = gy_stride == width && !joined;  // gy's rows serve as they stand
+  const Index x_share = chunk * x_plane, gy_share = in_place ? 0 : outputs * gy_plane;
   const Index share = x_share + gy_share + round_up(g.weight_size(), lanes);
 
   ThreadPool& pool = ThreadPool::instance();
@@ -402,8 +512,7 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const int parts = pool.parts_for(all_rows, thread_grain / (g.multiply_adds() / all_rows + 1) + 1);
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
-  const ChannelBlocks blocks(outputs);
-  const Index taps = inputs * g.taps();
+  const ChannelBlocks blocks = correlation_blocks(outputs, chunk * g.taps(), false);
   pool.run(parts, [&](int part) {
     T* const x_band = scratch_data + part * share;
     T* const gy_band = x_band + x_share;
@@ -413,20 +522,26 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
     for (Index row = all_rows * part / parts, rows; row < end; row += rows) {
       const Index image = row / height, first = row % height;
       rows = std::min({band, height - first, end - row});
-      const Index x_plane = (rows + reach_h) * x_stride, gy_plane = rows * gy_stride;
-      for (Index i = 0; i < inputs; ++i)
-        copy_padded(x + (image * inputs + i) * g.in_pixels(), g.in_height, g.in_width, first - g.pad_h, -g.pad_w,
-                    rows + reach_h, x_stride, x_stride, x_band + i * x_plane);
-      for (Index o = 0; o < outputs; ++o)
-        copy_padded(gy + (image * outputs + o) * height * width, height, width, first, 0, rows, gy_stride, gy_stride,
-                    gy_band + o * gy_plane);
-      const auto tap_place = [&](Index tap) {
-        const Index in_kernel = tap % g.taps();
-        return tap / g.taps() * x_plane + in_kernel / g.kernel_width * g.dilation_h * x_stride +
-               in_kernel % g.kernel_width * g.dilation_w;
-      };
-      correlate_taps(blocks, rows, gy_stride, gy_band, gy_plane, x_band, taps, tap_place, x_stride,
-                     sums + image % g.groups * outputs * taps, taps);
+      const Index run = joined ? round_up(rows * gy_stride, lanes) : gy_stride;
+      const T* const gy_image = gy + image * outputs * height * width;
+      for (Index o = 0; o < outputs && !in_place; ++o) {
+        T* const plane = gy_band + o * gy_plane;
+        copy_padded(gy_image + o * height * width, height, width, first, 0, rows, width, gy_stride, plane);
+        if (joined) std::fill_n(plane + rows * gy_stride, run - rows * gy_stride, T(0));
+      }
+      const T* const gy_rows = in_place ? gy_image + first * width : gy_band;
+      for (Index begin = 0; begin < inputs; begin += chunk) {
+        const Index channels = std::min(chunk, inputs - begin);
+        for (Index i = 0; i < channels; ++i) {
+          T* const plane = x_band + i * x_plane;
+          copy_padded(x + (image * inputs + begin + i) * g.in_pixels(), g.in_height, g.in_width, first - g.pad_h,
+                      -g.pad_w, rows + reach_h, x_stride, x_stride, plane);
+          if (joined) std::fill_n(plane + (rows + reach_h) * x_stride, reach_w + lanes, T(0));
+        }
+        const TapLoop loop{channels, x_plane, g.kernel_height, g.dilation_h * x_stride, g.kernel_width, g.dilation_w};
+        correlate_taps(blocks, joined ? 1 : rows, run, gy_rows, in_place ? height * width : gy_plane, x_band, loop,
+                       x_stride, sums + (image % g.groups * outputs * inputs + begin) * g.taps(), inputs * g.taps());
+      }
     }
   });
   for (int part = 0; part < parts; ++part) add(scratch_data + part * share + x_share + gy_share, g.weight_size(), gw);

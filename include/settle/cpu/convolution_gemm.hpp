@@ -161,7 +161,7 @@ void gemm_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index share = tile_share + round_up(g.weight_size(), packet_size<T>);
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
-  const ChannelBlocks blocks(outputs);
+  const ChannelBlocks blocks = correlation_blocks(outputs, tiles.channels * g.taps(), false);
   pool.split(units, parts, [&](int part, Index first_unit, Index end_unit) {
     T* const patches = scratch_data + part * share;
     T* const gy_tile = patches + tiles.channels * g.taps() * tiles.stride;
@@ -177,8 +177,8 @@ void gemm_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
         for (Index i = 0; i < channels; ++i)
           gather_patches(g, x + (image * inputs + first + i) * g.in_pixels(), begin, end, tiles.stride,
                          patches + i * g.taps() * tiles.stride);
-        const auto row = [&](Index tap) { return tap * tiles.stride; };
-        correlate_taps(blocks, 1, tiles.stride, gy_tile, tiles.stride, patches, channels * g.taps(), row, 0,
+        const TapLoop rows{1, 0, 1, 0, channels * g.taps(), tiles.stride};
+        correlate_taps(blocks, 1, tiles.stride, gy_tile, tiles.stride, patches, rows, 0,
                        sums + group * outputs * depth + first * g.taps(), depth);
       }
     }
