@@ -64,17 +64,7 @@ int main(int argc, char** argv) {
         for (const Index size : {32, 64, 150})
           for (const Index batch : {1, 4})
             for (const auto& [algorithm_name, algorithm] : algorithms) {
-              const Case c{direction,
-                           {.batch = batch,
-                            .in_channels = channels,
-                            .in_height = size,
-                            .in_width = size,
-                            .out_channels = channels,
-                            .kernel_height = kernel,
-                            .kernel_width = kernel,
-                            .pad_h = kernel / 2,
-                            .pad_w = kernel / 2},
-                           algorithm};
+              const Case c{direction, cpu::ConvGeometry::same(batch, channels, size, size, channels, kernel), algorithm};
               const std::string name = std::string(direction_name) + "/k" + std::to_string(kernel) + "/c" +
                                        std::to_string(channels) + "/s" + std::to_string(size) + "/n" +
                                        std::to_string(batch) + '/' + algorithm_name;

@@ -47,15 +47,7 @@ int main(int count, char** arguments) {
               cuda::Context::instance().architecture().c_str(), batch, channels, size, size);
   std::printf("kernel precision product          fft  direct    gemm  chosen\n");
   for (const Index kernel : {1, 3, 5, 7, 9, 15}) {
-    const cpu::ConvGeometry g{.batch = batch,
-                              .in_channels = channels,
-                              .in_height = size,
-                              .in_width = size,
-                              .out_channels = channels,
-                              .kernel_height = kernel,
-                              .kernel_width = kernel,
-                              .pad_h = kernel / 2,
-                              .pad_w = kernel / 2};
+    const auto g = cpu::ConvGeometry::same(batch, channels, size, size, channels, kernel);
     Random random(1);
     const auto x = uniform<float, Cuda>(Shape{g.in_size()}, -1, 1, random);
     const auto w = uniform<float, Cuda>(Shape{g.weight_size()}, -1, 1, random);

@@ -17,6 +17,8 @@ using namespace settle::cpu;
 
 namespace {
 
+constexpr auto same = ConvGeometry::same;
+
 struct Operands {
   std::vector<double> x, w, gy;
 

@@ -43,15 +43,7 @@ struct Described {
 };
 
 cpu::ConvGeometry same(Index in, Index out, Index kernel) {
-  return {.batch = 128,
-          .in_channels = in,
-          .in_height = 150,
-          .in_width = 150,
-          .out_channels = out,
-          .kernel_height = kernel,
-          .kernel_width = kernel,
-          .pad_h = kernel / 2,
-          .pad_w = kernel / 2};
+  return cpu::ConvGeometry::same(128, in, 150, 150, out, kernel);
 }
 
 constexpr ConvProduct products[] = {ConvProduct::convolution, ConvProduct::input_gradient,

@@ -80,7 +80,7 @@ TEST_CASE("a convolution on the device agrees with the CPU's, whichever library 
 TEST_CASE("tiles serve large kernels, cuDNN or products of matrices the others") {
   using enum ConvAlgorithm;
   const auto same = [](Index in, Index out, Index kernel) {
-    return ConvGeometry{128, in, 150, 150, out, kernel, kernel, 1, 1, kernel / 2, kernel / 2};
+    return ConvGeometry::same(128, in, 150, 150, out, kernel);
   };
   const auto chosen = [&](Index kernel, bool tf32) {
     return cuda::choose_algorithm<float>(same(25, 25, kernel), automatic, tf32);

@@ -499,7 +499,7 @@ TEST_CASE("a convolution by tiles agrees with plain loops in all three products"
   check_tiles(several, 3);
   if (thread_sanitizer) return;
   check_tiles(several, 2);
-  check_tiles(same(1, 5, 9, 11, 2, 5), 1);
+  check_tiles(cpu::ConvGeometry::same(1, 5, 9, 11, 2, 5), 1);
   check_tiles({.batch = 2,
                .in_channels = 1,
                .in_height = 20,
@@ -508,11 +508,11 @@ TEST_CASE("a convolution by tiles agrees with plain loops in all three products"
                .kernel_height = 4,
                .kernel_width = 6},
               1);
-  check_tiles(same(2, 33, 6, 6, 1, 3), 2);
+  check_tiles(cpu::ConvGeometry::same(2, 33, 6, 6, 1, 3), 2);
 }
 
 TEST_CASE("spectra as bfloat16 cost a convolution its last digits, in all three products, and no more") {
-  check_tiles(same(2, 3, 60, 60, 2, 5), 1, kernels::Spectra::bfloat16);
+  check_tiles(cpu::ConvGeometry::same(2, 3, 60, 60, 2, 5), 1, kernels::Spectra::bfloat16);
   const cpu::ConvGeometry g{1, 25, 9, 9, 25, 3, 3};
   const kernels::FftConvolution whole(g), half(g, kernels::Spectra::bfloat16);
   CHECK(2 * half.weight_spectra() == whole.weight_spectra());

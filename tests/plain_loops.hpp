@@ -6,20 +6,6 @@
 
 // What products are by their definition, and what they are tried on.
 
-/// A convolution that keeps the image's size.
-inline settle::cpu::ConvGeometry same(settle::Index batch, settle::Index in, settle::Index height, settle::Index width,
-                                      settle::Index out, settle::Index kernel) {
-  return {.batch = batch,
-          .in_channels = in,
-          .in_height = height,
-          .in_width = width,
-          .out_channels = out,
-          .kernel_height = kernel,
-          .kernel_width = kernel,
-          .pad_h = kernel / 2,
-          .pad_w = kernel / 2};
-}
-
 /// Calls f(in, tap, out) with the positions in x, w and y of everything that a convolution multiplies and adds up:
 /// y[out] += x[in] w[tap].
 template <class F>

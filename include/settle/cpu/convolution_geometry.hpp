@@ -24,6 +24,11 @@ struct ConvGeometry {
   Index dilation_h = 1, dilation_w = 1;
   Index groups = 1;
 
+  /// Stride 1 and the padding that keeps the image's size, for a square kernel of odd extent.
+  static ConvGeometry same(Index batch, Index in, Index height, Index width, Index out, Index kernel) {
+    return {batch, in, height, width, out, kernel, kernel, 1, 1, kernel / 2, kernel / 2};
+  }
+
   Index out_height() const { return out_extent(in_height, kernel_height, stride_h, pad_h, dilation_h); }
   Index out_width() const { return out_extent(in_width, kernel_width, stride_w, pad_w, dilation_w); }
   Index in_pixels() const { return in_height * in_width; }
