@@ -11,8 +11,9 @@
 // What all ways to run a pointwise program on the CPU share: the pieces of work, and the operations on packets.
 namespace settle::cpu {
 
-/// What a chunk does with one result.
-enum class Put : std::uint8_t { skip, assign, accumulate, sum, sum_each };
+/// What a chunk does with one result. To stream is to assign past the caches: the chunk's first element is then aligned
+/// to a packet.
+enum class Put : std::uint8_t { skip, assign, stream, accumulate, sum, sum_each };
 
 /// One contiguous piece of work for one program.
 template <class T>
@@ -53,6 +54,11 @@ SETTLE_INLINE void put_packets(Put put, const Chunk<T>& chunk, std::size_t r, In
       T* const to = chunk.output[r] + at;
       SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) store(to + p * width, values[p]);
       fetch(to + ahead * width, stride);
+      break;
+    }
+    case Put::stream: {
+      T* const to = chunk.output[r] + at;
+      SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) stream(to + p * width, values[p]);
       break;
     }
     case Put::accumulate: {
@@ -96,7 +102,8 @@ void run_rest(Run<T> run, const void* self, const Chunk<T>& chunk, Index at, Ind
     const T* const from = values[chunk.inputs + r];
     switch (chunk.put[r]) {
       case Put::skip: break;
-      case Put::assign: std::copy_n(from, rest, chunk.output[r] + at); break;
+      case Put::assign:
+      case Put::stream: std::copy_n(from, rest, chunk.output[r] + at); break;
       case Put::accumulate:
         for (Index i = 0; i < rest; ++i) chunk.output[r][at + i] += from[i];
         break;

@@ -70,6 +70,28 @@ SETTLE_INLINE void store(T* p, Packet<T> v) {
   *reinterpret_cast<typename detail::PacketOf<T>::InMemory*>(p) = v;
 }
 
+/// Writes all lanes to p[0] ... p[packet_size-1], p aligned to a packet, past the caches where the processor can: what
+/// was there need not be read. Other threads see it after end_stream() and what usually orders threads.
+template <class T>
+SETTLE_INLINE void stream(T* p, Packet<T> v) {
+#if defined(__clang__)
+  __builtin_nontemporal_store(v, reinterpret_cast<Packet<T>*>(p));
+#elif defined(__AVX512F__)
+  __builtin_ia32_movntps512(reinterpret_cast<float*>(p), reinterpret_cast<Packet<float>>(v));
+#elif defined(__AVX__)
+  __builtin_ia32_movntps256(reinterpret_cast<float*>(p), reinterpret_cast<Packet<float>>(v));
+#elif defined(__SSE__)
+  __builtin_ia32_movntps(reinterpret_cast<float*>(p), reinterpret_cast<Packet<float>>(v));
+#else
+  store(p, v);
+#endif
+}
+inline void end_stream() {
+#if defined(__SSE__)
+  __builtin_ia32_sfence();
+#endif
+}
+
 /// Asks for the memory of `count` numbers that are to be read or written soon. It goes to the second-level cache: the
 /// first one's few buffers for misses would be full, and asking to write holds them longer than asking to read.
 template <class T>

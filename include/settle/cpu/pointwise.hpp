@@ -122,10 +122,11 @@ class LinearKernel {
   LinearKernel(const expr::LinearForm& form, int m) {
     const int inputs = m + static_cast<int>(form.factors.size());
     for (const expr::LinearTerm& t : form.terms) {
-      Term term{t.result, {t.cotangent}, 1, static_cast<T>(t.literal), false};
+      Term term{t.result, {t.cotangent}, 1, static_cast<T>(t.literal)};
       if (t.factor >= 0) term.operand[static_cast<std::size_t>(term.operands++)] = m + t.factor;
       if (t.input >= 0) term.operand[static_cast<std::size_t>(term.operands++)] = inputs + t.input;
       term.first = terms_.empty() || terms_.back().result != term.result;
+      if (!term.first) terms_.back().last = false;
       terms_.push_back(term);
     }
   }
@@ -148,7 +149,7 @@ class LinearKernel {
     std::array<int, 3> operand;
     int operands;
     T literal;
-    bool first;  ///< of its result
+    bool first = true, last = true;  ///< of its result
   };
 
   /// For the elements [begin, end).
@@ -164,7 +165,9 @@ class LinearKernel {
         scale *= *chunk.input[input];
     }
     const auto r = static_cast<std::size_t>(term.result);
-    const Put put = chunk.put[r] == Put::assign && !term.first ? Put::accumulate : chunk.put[r];
+    Put put = chunk.put[r];
+    if (put == Put::stream && !term.last) put = Put::assign;
+    if ((put == Put::assign || put == Put::stream) && !term.first) put = Put::accumulate;
     if (put == Put::skip) return;
     Packet<T> total{};
     if (vectors == 3)
@@ -414,7 +417,12 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
   }
 
   const Index inner = loops.inner(), runs = space.size() == 0 ? 0 : loops.runs();
-  const Index pieces = (inner + chunk_length - 1) / chunk_length, tasks = runs * pieces;
+  // Results of this size would leave the caches before they are read: they are streamed. A long run's first piece, which
+  // may be empty, then reaches to where packets are aligned.
+  constexpr Index streamed_bytes = 8 * 1024 * 1024, lanes = cpu::packet_size<T>;
+  const bool streams = space.size() * static_cast<Index>(sizeof(T)) >= streamed_bytes && inner >= 64 * lanes;
+  const auto head = [&](Index run) { return streams ? (lanes - run * inner % lanes) % lanes : 0; };
+  const Index pieces = streams + (inner + chunk_length - 1) / chunk_length, tasks = runs * pieces;
   const Index grain = std::max<Index>(1, 32768 / std::max<Index>(1, std::min(inner, chunk_length)));
   ThreadPool& pool = ThreadPool::instance();
   const int parts = pool.parts_for(tasks, grain);
@@ -434,12 +442,15 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
     for (std::size_t k = 0; k < n; ++k) chunk.dense[k] = loops.inner_stride(k) != 0;
     for (std::size_t r = 0; r < m; ++r)
       chunk.put[r] = !results[r].tensor      ? Put::skip
-                     : !summed[r]            ? (results[r].accumulate ? Put::accumulate : Put::assign)
+                     : !summed[r]            ? (results[r].accumulate ? Put::accumulate
+                                                : streams             ? Put::stream
+                                                                      : Put::assign)
                      : loops.inner_stride(n + r) ? Put::sum_each
                                                  : Put::sum;
     for (Index task = first_task; task < end_task; ++task) {
-      const Index run = task / pieces, start = task % pieces * chunk_length;
-      chunk.count = std::min(chunk_length, inner - start);
+      const Index run = task / pieces, piece = task % pieces - streams;
+      const Index start = piece < 0 ? 0 : head(run) + piece * chunk_length;
+      chunk.count = piece < 0 ? head(run) : std::clamp<Index>(inner - start, 0, chunk_length);
       for (std::size_t k = 0; k < n; ++k)
         chunk.input[k] = inputs[k].data() + loops.offset(k, run) + (chunk.dense[k] ? start : 0);
       for (std::size_t r = 0; r < m; ++r) {
@@ -452,6 +463,7 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
       }
       kernel.run(kernel.self, chunk);
     }
+    if (streams) cpu::end_stream();
   });
 
   for (std::size_t r = 0; r < m; ++r) {
