@@ -284,6 +284,40 @@ TEST_CASE("float32 maps of every length agree with double ones, in the same bits
   ThreadPool::instance().resize(before);
 }
 
+TEST_CASE("planes in results that exceed the caches are the same bits as alone") {
+  constexpr auto f = [](auto x, auto z, auto b) { return outputs(tanh(x) * b + z, x * z); };
+  constexpr Index planes = 3, side = 851, pixels = side * side;  // odd: the planes' packets lie differently
+  Random random(9);
+  const auto whole = [&] { return uniform<float>({planes, side, side}, -1, 1, random); };
+  const Tensor<float> x = whole(), z = whole(), first = whole(), second = whole();
+  const Tensor<float> b = uniform<float>({planes, 1, 1}, -1, 1, random);
+  const auto part = [](const Tensor<float>& t, Index plane) {
+    const Index size = t.size() / planes;
+    return Tensor<float>({1, t.shape(1), t.shape(2)},
+                         {t.data() + plane * size, t.data() + (plane + 1) * size});
+  };
+  // The values; then the gradients, computed anew and by kept derivatives.
+  const auto results = [&](const std::vector<Tensor<float>>& t) {
+    Tape<float> tape;
+    const Var<float> in = tape.leaf(t[0]), other = tape.leaf(t[1]);
+    const auto y = map(f, in, other, Var<float>(t[2]));
+    std::vector<Var<float>> all{y[0], y[1]};
+    for (const bool many : {false, true})
+      for (const auto& g : Pullback<float>({y[0], y[1]}, {in, other}, many)({t[3], t[4]})) all.push_back(g);
+    return all;
+  };
+  const auto together = results({x, z, b, first, second});
+  REQUIRE(together.front().size() * static_cast<Index>(sizeof(float)) >= 8 * 1024 * 1024);
+  for (Index plane = 0; plane < planes; ++plane) {
+    const auto alone = results({part(x, plane), part(z, plane), part(b, plane), part(first, plane), part(second, plane)});
+    for (std::size_t k = 0; k < alone.size(); ++k) {
+      CAPTURE(k);
+      const float* const of_all = together[k].value().data() + plane * pixels;
+      CHECK(std::equal(of_all, of_all + pixels, alone[k].value().data()));
+    }
+  }
+}
+
 TEST_CASE("an interpreted program does with its results what the compiled one does") {
   using cpu::Put;
   constexpr auto f = [](auto x, auto y, auto u, auto v) {

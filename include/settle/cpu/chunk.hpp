@@ -13,7 +13,7 @@ namespace settle::cpu {
 
 /// What a chunk does with one result. To stream is to assign past the caches: the chunk's first element is then aligned
 /// to a packet.
-enum class Put : std::uint8_t { skip, assign, stream, accumulate, sum, sum_each };
+enum class Put : std::uint8_t { skip, assign, accumulate, sum, sum_each, stream };
 
 /// One contiguous piece of work for one program.
 template <class T>
@@ -23,7 +23,7 @@ struct Chunk {
   std::array<const T*, expr::max_operands> input{};  ///< first element
   std::array<bool, expr::max_operands> dense{};      ///< one element per position, or one for the whole chunk
   std::array<Put, expr::max_operands> put{};
-  std::array<T*, expr::max_operands> output{};      ///< for assign, accumulate
+  std::array<T*, expr::max_operands> output{};      ///< for assign, accumulate, stream
   std::array<double*, expr::max_operands> total{};  ///< for sum (one), sum_each (one per position)
 };
 
@@ -56,11 +56,6 @@ SETTLE_INLINE void put_packets(Put put, const Chunk<T>& chunk, std::size_t r, In
       fetch(to + ahead * width, stride);
       break;
     }
-    case Put::stream: {
-      T* const to = chunk.output[r] + at;
-      SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) stream(to + p * width, values[p]);
-      break;
-    }
     case Put::accumulate: {
       T* const to = chunk.output[r] + at;
       SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) store(to + p * width, load(to + p * width) + values[p]);
@@ -76,6 +71,9 @@ SETTLE_INLINE void put_packets(Put put, const Chunk<T>& chunk, std::size_t r, In
       add_each(each, stride, chunk.total[r] + at);
       break;
     }
+    case Put::stream:
+      SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) stream(chunk.output[r] + at + p * width, values[p]);
+      break;
   }
 }
 
