@@ -8,7 +8,8 @@
 #include "settle/cpu/unroll.hpp"
 #include "settle/expr/program.hpp"
 
-// What all ways to run a pointwise program on the CPU share: the pieces of work, and the operations on packets.
+// What all ways to run a pointwise program on the CPU share: the pieces of work, what becomes of their results, how the
+// last elements of a piece are done, and the operations on packets.
 namespace settle::cpu {
 
 /// What a chunk does with one result. To stream is to assign past the caches: the chunk's first element is then aligned

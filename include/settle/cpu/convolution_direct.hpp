@@ -162,7 +162,8 @@ SETTLE_INLINE void sum_taps(const TapLoop& loop, const T* const (&x)[packets], c
   }
 }
 
-/// What a block of channels fetches for the pixels `distance` further on: their outputs, and some input channels.
+/// What a block of channels fetches for the pixels `distance` further on: their outputs, and some of
+/// the loop's columns, which are input channels here.
 struct FetchAhead {
   Index distance = 0, begin = 0, end = 0;
 };
@@ -268,8 +269,8 @@ template <class T>
 void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool add) {
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const ChannelBlocks blocks(outputs);
-  // What is smaller comes fast enough from a third-level cache.
-  const bool fetches = image_bytes<T>(g) > 8 * band_bytes;
+  constexpr Index fetched_bytes = 4 * 1024 * 1024;  // what is smaller comes fast enough from a third-level cache
+  const bool fetches = image_bytes<T>(g) > fetched_bytes;
   // All channels of a run stay in the second-level cache.
   const Index run =
       std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs), 16 * packet_size<T>);
@@ -396,7 +397,7 @@ void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* 
   }
 }
 
-/// The taps that correlate_band takes at once. Blocks of four channels take four: 4 and 4 planes that are multiples of
+/// The taps that correlate_band takes at once. Blocks of four channels take four at most: 4 and 4 planes that are multiples of
 /// 4 KB apart still find room in the eight or more ways of a first-level cache, which such planes share.
 constexpr int block_taps(int outputs) { return std::min(outputs == 4 ? 4 : 6, block_packets(outputs)); }
 

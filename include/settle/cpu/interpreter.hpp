@@ -44,7 +44,7 @@ class Interpreter {
   };
 
   struct Step {
-    /// Its last act is to call the next step's function, which optimisation turns into a jump. Gives the step after the
+    /// Its last act is to call the next step's function, which optimisation turns into a jump (but clang++ for results). Gives the step after the
     /// next rest.
     using Function = const Step* (*)(State&, const Step*, P, P, P, P, P, P, P, P);
     Function function;

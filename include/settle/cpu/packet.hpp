@@ -71,7 +71,8 @@ SETTLE_INLINE void store(T* p, Packet<T> v) {
 }
 
 /// Writes all lanes to p[0] ... p[packet_size-1], p aligned to a packet, past the caches where the processor can: what
-/// was there need not be read. Other threads see it after end_stream() and what usually orders threads.
+/// was there need not be read. Other threads see it after end_stream() and what usually orders threads. (g++'s
+/// sanitizers do not watch such writes; clang++'s do.)
 template <class T>
 SETTLE_INLINE void stream(T* p, Packet<T> v) {
 #if defined(__clang__)
@@ -104,14 +105,6 @@ SETTLE_INLINE void fetch(const T* data, int count) {
 template <class T>
 SETTLE_INLINE Packet<T> splat(T value) {
   return value - Packet<T>{};  // not a sum: -0 + 0 is +0
-}
-
-/// The packet with lanes p[0] ... p[n-1], then zeros; 0 <= n <= packet_size, and nothing is read past p[n-1].
-template <class T>
-SETTLE_INLINE Packet<T> load_partial(const T* p, int n) {
-  T lanes[packet_size<T>] = {};
-  for (int i = 0; i < n; ++i) lanes[i] = p[i];
-  return load(lanes);
 }
 
 /// Writes the first n lanes to p[0] ... p[n-1], 0 <= n <= packet_size.
@@ -157,16 +150,6 @@ SETTLE_INLINE bool any(M mask) {
   std::uint64_t all = 0;
   for (const std::uint64_t word : words) all |= word;
   return all != 0;
-}
-
-/// The first n lanes of v, then zeros; 0 <= n <= packet_size.
-template <IsPacket V>
-SETTLE_INLINE V keep_first(V v, int n) {
-  using M = Mask<Lane<V>>;
-  const M lane = []<int... I>(std::integer_sequence<int, I...>) {
-    return M{I...};
-  }(std::make_integer_sequence<int, packet_size<Lane<V>>>());
-  return select(lane < static_cast<Lane<M>>(n), v, V{});
 }
 
 /// a * b + c, rounded once where the processor can.

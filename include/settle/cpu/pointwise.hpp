@@ -239,7 +239,7 @@ struct PointwiseKernel<T, Cpu> {
 
 /// A pointwise function with its kernel, and the function that is its gradient; one object per lambda and order.
 /// The value and the first gradient are compiled; higher orders are derived on first use and interpreted, and so is the
-/// first where the function's type has a member `of_constants`, which says that it is hardly needed. Programs that
+/// first where the function's type has a true member `rarely_differentiated`. Programs that
 /// define SETTLE_INTERPRETED_MAPS (in all their files, for quick debug builds) have all orders interpreted.
 template <class T>
 class PointwiseFunction<T, Cpu> {
@@ -277,7 +277,7 @@ class PointwiseFunction<T, Cpu> {
  private:
   template <class F, int N>
   static constexpr Run compiled_gradient() {
-    if constexpr (requires { F::of_constants; }) return nullptr;
+    if constexpr (requires { requires F::rarely_differentiated; }) return nullptr;
     else return &cpu::Compiled<T, cpu::LoweredGradient<F, N>>::run;
   }
 

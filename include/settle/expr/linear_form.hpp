@@ -171,6 +171,8 @@ inline std::optional<LinearForm> linear_form(const Program& gradient, int m, con
         out.terms.push_back({k, r, factor(k, r)});
       }
     }
+    // Where all coefficients cancel the result is 0: it is wanted all the same.
+    if (out.terms.empty() || out.terms.back().result != k) out.terms.push_back({k, 0, -1, -1, 0});
   }
   if (out.factors.empty()) return {};
   return out;

@@ -9,7 +9,7 @@ namespace detail {
 
 /// What a step makes of a parameter, its gradient and its moments.
 struct AdamUpdate {
-  static constexpr bool of_constants = true;
+  static constexpr bool rarely_differentiated = true;
 
   constexpr auto operator()(auto w, auto g, auto m, auto v, auto decay, auto b1, auto b2, auto eps, auto rate,
                             auto correction) const {

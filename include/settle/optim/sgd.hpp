@@ -7,7 +7,7 @@ namespace detail {
 
 /// What a step makes of a parameter, its gradient and its momentum.
 struct SgdUpdate {
-  static constexpr bool of_constants = true;
+  static constexpr bool rarely_differentiated = true;
 
   constexpr auto operator()(auto w, auto g, auto b, auto decay, auto momentum, auto rate) const {
     const auto b1 = momentum * b + (g + decay * w);
