@@ -64,7 +64,8 @@ int main(int argc, char** argv) {
         for (const Index size : {32, 64, 150})
           for (const Index batch : {1, 4})
             for (const auto& [algorithm_name, algorithm] : algorithms) {
-              const Case c{direction, cpu::ConvGeometry::same(batch, channels, size, size, channels, kernel), algorithm};
+              const Case c{direction, cpu::ConvGeometry::same(batch, channels, size, size, channels, kernel),
+                           algorithm};
               const std::string name = std::string(direction_name) + "/k" + std::to_string(kernel) + "/c" +
                                        std::to_string(channels) + "/s" + std::to_string(size) + "/n" +
                                        std::to_string(batch) + '/' + algorithm_name;

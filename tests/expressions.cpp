@@ -317,8 +317,7 @@ TEST_CASE("planes in results that exceed the caches are the same bits as alone")
   const Tensor<float> b = uniform<float>({planes, 1, 1}, -1, 1, random);
   const auto part = [](const Tensor<float>& t, Index plane) {
     const Index size = t.size() / planes;
-    return Tensor<float>({1, t.shape(1), t.shape(2)},
-                         {t.data() + plane * size, t.data() + (plane + 1) * size});
+    return Tensor<float>({1, t.shape(1), t.shape(2)}, {t.data() + plane * size, t.data() + (plane + 1) * size});
   };
   // The values; then the gradients, computed anew and by kept derivatives.
   const auto results = [&](const std::vector<Tensor<float>>& t) {
@@ -333,7 +332,8 @@ TEST_CASE("planes in results that exceed the caches are the same bits as alone")
   const auto together = results({x, z, b, first, second});
   REQUIRE(together.front().size() * static_cast<Index>(sizeof(float)) >= 8 * 1024 * 1024);
   for (Index plane = 0; plane < planes; ++plane) {
-    const auto alone = results({part(x, plane), part(z, plane), part(b, plane), part(first, plane), part(second, plane)});
+    const auto alone =
+        results({part(x, plane), part(z, plane), part(b, plane), part(first, plane), part(second, plane)});
     for (std::size_t k = 0; k < alone.size(); ++k) {
       CAPTURE(k);
       const float* const of_all = together[k].value().data() + plane * pixels;

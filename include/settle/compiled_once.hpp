@@ -2,8 +2,8 @@
 #include "settle/settle.hpp"
 
 /// For programs of several files: what is heavy to compile and does not depend on the user's own types (convolution
-/// kernels, matrix products, arithmetic, the pullback, the fixed-point solvers, losses and penalties, the library's cells
-/// and nets), compiled once. What is not listed below is compiled in each file that uses it. Include this
+/// kernels, matrix products, arithmetic, the pullback, the fixed-point solvers, losses and penalties, the library's
+/// cells and nets), compiled once. What is not listed below is compiled in each file that uses it. Include this
 /// header in place of settle.hpp, and in exactly one file write `#define SETTLE_COMPILE_HERE` before it. A program of
 /// one file gains nothing by it.
 #ifdef SETTLE_COMPILE_HERE

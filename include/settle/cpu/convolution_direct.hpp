@@ -397,8 +397,8 @@ void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* 
   }
 }
 
-/// The taps that correlate_band takes at once. Blocks of four channels take four at most: 4 and 4 planes that are multiples of
-/// 4 KB apart still find room in the eight or more ways of a first-level cache, which such planes share.
+/// The taps that correlate_band takes at once. Blocks of four channels take four at most: 4 and 4 planes that are
+/// multiples of 4 KB apart still find room in the eight or more ways of a first-level cache, which such planes share.
 constexpr int block_taps(int outputs) { return std::min(outputs == 4 ? 4 : 6, block_packets(outputs)); }
 
 /// The output channels in blocks for correlate_taps, so that few products are computed for taps that do not count.

@@ -44,8 +44,8 @@ class Interpreter {
   };
 
   struct Step {
-    /// Its last act is to call the next step's function, which optimisation turns into a jump (but clang++ for results). Gives the step after the
-    /// next rest.
+    /// Its last act is to call the next step's function, which optimisation turns into a jump (clang++: not for
+    /// results). Gives the step after the next rest.
     using Function = const Step* (*)(State&, const Step*, P, P, P, P, P, P, P, P);
     Function function;
     std::array<int, 3> operand{};  ///< the places' offsets; or the number of the input or of the result
