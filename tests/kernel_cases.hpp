@@ -5,6 +5,8 @@
 
 #include "settle/kernels/map.hpp"
 #include "settle/kernels/registry.hpp"
+#include "settle/optim/adam.hpp"
+#include "settle/optim/sgd.hpp"
 
 // The maps that the generator prints for the emulator, and that the tests run and compile.
 namespace kernel_cases {
@@ -116,25 +118,16 @@ inline std::vector<MapCase> map_cases() {
                  .inputs = {{3, 2, 9, 11}, {1, 2, 1, 1}},
                  .results = {{Put::assign, {1, 2, 1, 1}}, {Put::assign, {1, 2, 1, 1}}},
                  .options = {.chunk = 40}});
-  constexpr auto adam = [](auto w, auto g, auto m, auto v, auto decay, auto b1, auto b2, auto eps, auto r,
-                           auto correction) {
-    const auto slope = g + decay * w, m1 = b1 * m + (1. - b1) * slope, v1 = b2 * v + (1. - b2) * square(slope);
-    return expr::outputs(w - r * m1 / (sqrt(v1) * correction + eps), m1, v1);
-  };
   const Shape weights{2, 3, 3, 3}, one{};
   out.push_back({.name = "Adam's update",
-                 .program = expr::trace<std::remove_const_t<decltype(adam)>, 10>(),
+                 .program = expr::trace<settle::detail::AdamUpdate, 10>(),
                  .space = weights,
                  .inputs = {weights, weights, weights, weights, one, one, one, one, one, one},
                  .results = whole(3, weights),
                  .low = 0.1,
                  .high = 0.9});
-  constexpr auto sgd = [](auto w, auto g, auto b, auto decay, auto momentum, auto rate) {
-    const auto b1 = momentum * b + (g + decay * w);
-    return expr::outputs(w - rate * b1, b1);
-  };
   out.push_back({.name = "SGD's update",
-                 .program = expr::trace<std::remove_const_t<decltype(sgd)>, 6>(),
+                 .program = expr::trace<settle::detail::SgdUpdate, 6>(),
                  .space = weights,
                  .inputs = {weights, weights, weights, one, one, one},
                  .results = whole(2, weights)});

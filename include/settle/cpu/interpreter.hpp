@@ -25,10 +25,9 @@ class Interpreter {
   explicit Interpreter(expr::Program lowered) : program_(std::move(lowered)) {}
 
   static void run(const void* self, const Chunk<T>& chunk) {
-    Chunk<T> whole = chunk;
-    whole.count = chunk.count / block * block;
-    if (whole.count > 0) static_cast<const Interpreter*>(self)->run(whole);
-    if (whole.count < chunk.count) run_rest<T>(&run, self, chunk, whole.count, block);
+    const Index whole = chunk.count / block * block;
+    if (whole > 0) static_cast<const Interpreter*>(self)->run_blocks(chunk, whole);
+    if (whole < chunk.count) run_rest<T>(&run, self, chunk, whole, block);
   }
 
  private:
@@ -281,7 +280,8 @@ class Interpreter {
     return *plans_.emplace_back(std::make_unique<const Plan>(make_plan(chunk)));
   }
 
-  void run(const Chunk<T>& chunk) const {
+  /// For the chunk's first `count` elements, whole blocks.
+  void run_blocks(const Chunk<T>& chunk, Index count) const {
     const Plan& plan = plan_for(chunk);
     Tensor<T> places(Shape{plan.places, block});
     State state{chunk, places.mutable_data()};
@@ -290,7 +290,7 @@ class Interpreter {
         s = s->function(state, s, P{}, P{}, P{}, P{}, P{}, P{}, P{}, P{});
     };
     follow(plan.once);
-    for (; state.at < chunk.count; state.at += block) follow(plan.each);
+    for (; state.at < count; state.at += block) follow(plan.each);
     for (std::size_t r = 0; r < program_.results.size(); ++r)
       if (chunk.put[r] == Put::sum) *chunk.total[r] += static_cast<double>(cpu::sum(state.total[r]));
   }
