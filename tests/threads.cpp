@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <limits>
 #include <numeric>
 #include <stdexcept>
 #include <thread>
@@ -41,23 +42,62 @@ TEST_CASE("parts may outnumber the threads, and each is called once") {
   pool.run(0, [&](int) { FAIL("no part was asked for"); });
 }
 
-TEST_CASE("ranges are as long as the grain asks, and no more of them than threads") {
-  const ThreadPool pool(4);
+TEST_CASE("parts are as long as the grain asks; small ones are several for each thread, if each is long") {
+  ThreadPool pool(4);
   CHECK(pool.parts_for(100, 1) == 4);
   CHECK(pool.parts_for(100, 40) == 2);
   CHECK(pool.parts_for(100, 1000) == 1);
   CHECK(pool.parts_for(3, 1) == 3);
+  CHECK(pool.small_parts_for(100000, 1) == 32);
+  CHECK(pool.small_parts_for(100, 1) == 12);
+  CHECK(pool.small_parts_for(100, 40) == 2);
+  CHECK(pool.small_parts_for(3, 1) == 3);
+  CHECK(pool.small_parts_for(0, 1) == 1);
+  CHECK(pool.small_parts_for(10, std::numeric_limits<Index>::max()) == 1);
+  pool.resize(1);
+  CHECK(pool.small_parts_for(100000, 1) == 1);
 }
 
-TEST_CASE("part p runs on thread p mod size, so a part's memory stays with one thread") {
+TEST_CASE("each thread takes the parts of its own share, so that a part's memory stays with one thread") {
   ThreadPool pool(3);
   std::vector<std::thread::id> first(3), second(3);
-  pool.run(3, [&](int part) { first[static_cast<std::size_t>(part)] = std::this_thread::get_id(); });
-  pool.run(3, [&](int part) { second[static_cast<std::size_t>(part)] = std::this_thread::get_id(); });
+  std::atomic<int> begun{0};
+  const auto note = [&](std::vector<std::thread::id>& who) {
+    begun = 0;
+    pool.run(3, [&](int part) {
+      who[static_cast<std::size_t>(part)] = std::this_thread::get_id();
+      CHECK(pool.thread() == part);
+      ++begun;
+      while (begun < 3) std::this_thread::yield();  // until each has taken one
+    });
+  };
+  note(first);
+  note(second);
   CHECK(first == second);
   CHECK(first[0] == std::this_thread::get_id());
   CHECK(first[1] != first[0]);
   CHECK(first[2] != first[1]);
+}
+
+TEST_CASE("what a thread that is held up has not begun is done by others") {
+  for (int held : {0, 1}) {
+    ThreadPool pool(2);
+    std::atomic<int> begun{0}, done{0};
+    std::vector<int> by(8, -1);
+    pool.run(8, [&](int part) {
+      by[static_cast<std::size_t>(part)] = pool.thread();
+      if (part % 4 == 0) {
+        ++begun;
+        while (begun < 2) std::this_thread::yield();  // until both threads are there
+      }
+      if (part == 4 * held)
+        while (done < 7) std::this_thread::yield();
+      ++done;
+    });
+    std::vector<int> expected(8, 1 - held);
+    expected[static_cast<std::size_t>(4 * held)] = held;
+    CHECK(by == expected);
+  }
 }
 
 TEST_CASE("a loop inside a loop runs on its own thread") {
@@ -65,10 +105,22 @@ TEST_CASE("a loop inside a loop runs on its own thread") {
   std::vector<int> sums(8);
   pool.parallel_for(8, 1, [&](Index begin, Index end) {
     CHECK(pool.parts_for(1000, 1) == 1);
+    CHECK(pool.small_parts_for(1000, 1) == 1);
     for (Index i = begin; i < end; ++i)
       pool.parallel_for(10, 1, [&](Index b, Index e) { sums[static_cast<std::size_t>(i)] += static_cast<int>(e - b); });
   });
   CHECK(sums == std::vector<int>(8, 10));
+}
+
+TEST_CASE("a loop inside a loop counts its one thread anew") {
+  ThreadPool pool(2);
+  std::atomic<int> begun{0};
+  pool.run(2, [&](int part) {
+    ++begun;
+    while (begun < 2) std::this_thread::yield();
+    pool.run(3, [&](int) { CHECK(pool.thread() == 0); });
+    CHECK(pool.thread() == part);
+  });
 }
 
 TEST_CASE("an exception in any part reaches the caller, and the pool goes on working") {
@@ -97,6 +149,17 @@ TEST_CASE("many short loops in a row, from several callers, lose no work") {
   caller();
   other.join();
   CHECK(total == 2 * 300 * 30);
+}
+
+TEST_CASE("a loop has no more parts than a word holds") {
+  for (int threads : {1, 2}) {
+    ThreadPool pool(threads);
+    std::atomic<int> calls{0};
+    pool.run(65535, [&](int) { ++calls; });
+    CHECK(calls == 65535);
+    CHECK_THROWS_AS(pool.run(65536, [&](int) { ++calls; }), Error);
+    CHECK(calls == 65535);
+  }
 }
 
 TEST_CASE("a pool can be resized between loops, and refuses to have no threads") {

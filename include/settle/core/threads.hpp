@@ -1,19 +1,25 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "settle/core/scoped_value.hpp"
 #include "settle/core/shape.hpp"
 
 namespace settle {
 
-/// A fixed set of threads that split loops in equal, contiguous parts. The split depends on the counts alone, so
-/// results are the same bits for the same number of threads. A loop inside a loop runs on its own thread.
+/// A fixed set of threads that work on loops cut in contiguous parts. The parts depend on the counts alone, so results
+/// are the same bits for the same number of threads, whichever thread takes a part: each takes those of its own share,
+/// which is always the same, then what others have not begun. So what is a thread's own, such as a preferred algorithm,
+/// must be set inside a part. A loop inside a part of a loop runs on the part's thread.
 class ThreadPool {
  public:
   /// A pool of `threads` >= 1 in all: the caller works too.
@@ -36,28 +42,37 @@ class ThreadPool {
     start(threads);
   }
 
-  /// Calls f(part) for part = 0 ... parts-1, each exactly once, part p on thread p mod size(); returns when all are
-  /// done. The first exception is rethrown here.
+  /// Calls f(part) for part = 0 ... parts-1, each once; returns when all are done. An exception is rethrown here, the
+  /// first if there are several; whether parts after it are called is left open. Throws Error for more than 65535
+  /// parts.
   template <class F>
   void run(int parts, const F& f) {
+    require(parts <= 0xffff, "threads", "expected at most 65535 parts, got ", parts);
     if (parts <= 1 || workers_.empty() || inside()) {
+      const ScopedValue<int> alone(current(), 0);
       for (int p = 0; p < parts; ++p) f(p);
       return;
     }
     std::lock_guard one_loop_at_a_time(loop_mutex_);
+    const std::uint32_t loop = loop_.load(std::memory_order_relaxed) + 1;
+    call_.store([](const void* g, int p) { (*static_cast<const F*>(g))(p); }, std::memory_order_relaxed);
+    function_.store(&f, std::memory_order_relaxed);
+    error_ = nullptr;
+    pending_.store(parts, std::memory_order_relaxed);
+    const auto share_begin = [&](int t) { return (parts * t + size() - 1) / size(); };
+    for (int t = 0; t < size(); ++t) share(t).offer(loop, share_begin(t), share_begin(t + 1));
     {
       std::lock_guard lock(mutex_);
-      job_ = {[](const void* g, int p) { (*static_cast<const F*>(g))(p); }, &f, parts};
-      error_ = nullptr;
-      pending_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-      generation_.fetch_add(1, std::memory_order_release);
+      loop_.store(loop, std::memory_order_release);
     }
     wake_.notify_all();
-    work(0);
-    look_for([&] { return pending_.load(std::memory_order_acquire) == 0; });
-    std::unique_lock lock(mutex_);
-    done_.wait(lock, [&] { return pending_.load(std::memory_order_acquire) == 0; });
-    if (error_) std::rethrow_exception(error_);
+    work(0, loop);
+    const auto done = [&] { return pending_.load(std::memory_order_acquire) == 0; };
+    if (!look_for(done)) {
+      std::unique_lock lock(mutex_);
+      done_.wait(lock, done);
+    }
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
   /// Splits [0, count) in `parts` contiguous ranges and calls f(part, begin, end) on each.
@@ -66,38 +81,80 @@ class ThreadPool {
     run(parts, [&](int p) { f(p, count * p / parts, count * (p + 1) / parts); });
   }
 
-  /// Splits [0, count) in contiguous ranges of at least `grain`, one per thread at most, and calls f(begin, end) on
-  /// each.
+  /// Splits [0, count) in contiguous ranges of at least `grain` and calls f(begin, end) on each.
   template <class F>
   void parallel_for(Index count, Index grain, const F& f) {
     if (count <= 0) return;
-    split(count, parts_for(count, grain), [&](int, Index begin, Index end) { f(begin, end); });
+    split(count, small_parts_for(count, grain), [&](int, Index begin, Index end) { f(begin, end); });
   }
 
-  /// The number of ranges that parallel_for makes.
+  /// The number of the thread among those that may work on the innermost loop around, 0 where there is none. Memory
+  /// that each part uses anew can be a thread's.
+  static int thread() { return current(); }
+
+  /// The number of threads that may work on a loop of so many parts, which thread() is below.
+  int threads_for(int parts) const { return parts <= 1 || inside() ? 1 : size(); }
+
+  /// The number of parts for a loop that needs memory for each: at least `grain` long, no more than threads.
   int parts_for(Index count, Index grain) const {
     return static_cast<int>(std::clamp<Index>(count / std::max<Index>(grain, 1), 1, inside() ? 1 : size()));
+  }
+
+  /// The number of parts for other loops: several for each thread if they are long, so that one that is held up can be
+  /// helped.
+  int small_parts_for(Index count, Index grain) const {
+    const Index least = parts_for(count, grain);
+    if (least == 1) return 1;
+    const Index most = count / (8 * std::max<Index>(grain, 1) * least);
+    return static_cast<int>(least * std::clamp<Index>(most, 1, 8));
   }
 
   /// The hardware's number of threads, at least 1.
   static int default_threads() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
 
  private:
-  struct Job {
-    void (*call)(const void*, int) = nullptr;
-    const void* function = nullptr;
-    int parts = 0;
+  /// The parts of a thread's share that nobody has begun: the loop's number, the first part and the end in one word.
+  class alignas(64) Share {
+   public:
+    void offer(std::uint32_t loop, int begin, int end) {
+      parts_.store(word(loop, static_cast<std::uint32_t>(begin), static_cast<std::uint32_t>(end)),
+                   std::memory_order_release);
+    }
+    /// Takes the first part, or the last for another thread; -1 when there is none of this loop.
+    int take(std::uint32_t loop, bool last) {
+      for (std::uint64_t now = parts_.load(std::memory_order_acquire);;) {
+        const auto begin = static_cast<std::uint32_t>(now >> 16 & 0xffff),
+                   end = static_cast<std::uint32_t>(now & 0xffff);
+        if (now >> 32 != loop || begin >= end) return -1;
+        const std::uint64_t rest = last ? word(loop, begin, end - 1) : word(loop, begin + 1, end);
+        if (parts_.compare_exchange_weak(now, rest, std::memory_order_acq_rel, std::memory_order_acquire))
+          return static_cast<int>(last ? end - 1 : begin);
+      }
+    }
+
+   private:
+    static std::uint64_t word(std::uint32_t loop, std::uint32_t begin, std::uint32_t end) {
+      return std::uint64_t{loop} << 32 | begin << 16 | end;
+    }
+    std::atomic<std::uint64_t> parts_{0};
   };
+
+  Share& share(int thread) { return shares_[static_cast<std::size_t>(thread)]; }
 
   static bool& inside() {
     thread_local bool value = false;
     return value;
   }
+  static int& current() {
+    thread_local int number = 0;
+    return number;
+  }
 
   void start(int threads) {
     require(threads >= 1, "threads", "expected at least 1 thread, got ", threads);
     stopping_ = false;
-    for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t, seen = generation_.load()] { loop(t, seen); });
+    shares_ = std::make_unique<Share[]>(static_cast<std::size_t>(threads));
+    for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t, seen = loop_.load()] { wait_and_work(t, seen); });
   }
 
   void stop() {
@@ -110,39 +167,58 @@ class ThreadPool {
     workers_.clear();
   }
 
-  void loop(int thread, std::uint64_t seen) {
+  void wait_and_work(int thread, std::uint32_t seen) {
     for (;;) {
-      look_for([&] { return generation_.load(std::memory_order_acquire) != seen; });
-      {
+      const auto called = [&] { return stopping_.load() || loop_.load(std::memory_order_acquire) != seen; };
+      if (!look_for(called)) {
         std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return stopping_ || generation_.load(std::memory_order_relaxed) != seen; });
-        if (stopping_) return;
-        seen = generation_.load(std::memory_order_relaxed);
+        wake_.wait(lock, called);
       }
-      work(thread);
-      if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-        std::lock_guard lock(mutex_);  // the caller may be about to sleep
-        done_.notify_one();
-      }
+      if (stopping_) return;
+      seen = loop_.load(std::memory_order_acquire);
+      work(thread, seen);
     }
   }
 
-  void work(int thread) {
-    inside() = true;
-    try {
-      for (int p = thread; p < job_.parts; p += size()) job_.call(job_.function, p);
-    } catch (...) {
-      std::lock_guard lock(mutex_);
-      if (!error_) error_ = std::current_exception();
+  /// Does parts of a loop until none is left to begin. The loop may be over already: then there is none of its parts.
+  /// Whoever gets one knows that the loop is not over, and that the function that it read before is the loop's: the
+  /// next one's is stored when all of this one's parts are done.
+  void work(int thread, std::uint32_t loop) {
+    const Call call = call_.load(std::memory_order_relaxed);
+    const void* const function = function_.load(std::memory_order_relaxed);
+    const ScopedValue<bool> in_loop(inside(), true);
+    const ScopedValue<int> as_one_of_them(current(), thread);
+    for (int t = thread; t < thread + size(); ++t) {
+      Share& from = share(t % size());
+      for (int part; (part = from.take(loop, t != thread)) >= 0;) {
+        try {
+          call(function, part);
+        } catch (...) {
+          std::lock_guard lock(mutex_);
+          if (!error_) error_ = std::current_exception();
+        }
+        if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1 && thread != 0) {
+          std::lock_guard lock(mutex_);  // the caller may be about to sleep
+          done_.notify_one();
+        }
+      }
     }
-    inside() = false;
   }
 
   /// Waits for something that should happen soon: recurrent loops hand out work every few microseconds, and to be woken
-  /// from sleep takes as long. Gives up after a while.
+  /// from sleep takes up to a millisecond on a virtual machine. False: gave up after about as long, to sleep.
   template <class Happened>
-  static void look_for(const Happened& happened) {
-    for (int spin = 0; spin < 4000 && !happened(); ++spin) pause();
+  static bool look_for(const Happened& happened) {
+    using Clock = std::chrono::steady_clock;
+    for (int spin = 0; spin < 4000; ++spin) {
+      if (happened()) return true;
+      pause();
+    }
+    for (const auto end = Clock::now() + std::chrono::milliseconds(1); Clock::now() < end;) {
+      if (happened()) return true;
+      std::this_thread::yield();
+    }
+    return happened();
   }
 
   static void pause() {
@@ -151,13 +227,17 @@ class ThreadPool {
 #endif
   }
 
+  using Call = void (*)(const void*, int);
+
   std::vector<std::thread> workers_;
+  std::unique_ptr<Share[]> shares_;
   std::mutex loop_mutex_, mutex_;
   std::condition_variable wake_, done_;
-  std::atomic<std::uint64_t> generation_{0};
-  Job job_;
-  std::atomic<int> pending_{0};
-  bool stopping_ = false;
+  alignas(64) std::atomic<std::uint32_t> loop_{0};  ///< the number of the last loop
+  std::atomic<Call> call_{nullptr};
+  std::atomic<const void*> function_{nullptr};
+  std::atomic<bool> stopping_{false};
+  alignas(64) std::atomic<int> pending_{0};  ///< parts that are not done
   std::exception_ptr error_;
 };
 

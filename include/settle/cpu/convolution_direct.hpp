@@ -169,11 +169,10 @@ struct FetchAhead {
 };
 
 /// One block of output channels on a band of `rows` rows of `width` pixels: x has its rows `stride` apart, y is
-/// contiguous with its planes `plane` apart. It is written; or, when `add`, added to, but for the first row's
-/// first `done` pixels.
+/// contiguous with its planes `plane` apart. It is written; or, when `add`, added to.
 template <int outputs, class T>
 void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index stride, const T* packed, T* y,
-                 Index plane, bool add, Index done = 0, const FetchAhead& ahead = {}) {
+                 Index plane, bool add, const FetchAhead& ahead = {}) {
   constexpr int packets = block_packets(outputs);
   constexpr Index lanes = packet_size<T>;
   Index row = 0, column = 0;
@@ -182,7 +181,7 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
     T* to[packets];
     int again[packets];  // the pixels at the start of a packet that are not new
     // Packets side by side take few instructions: more than a hundred between two sums would leave the units idle.
-    const bool side_by_side = column + packets * lanes <= width && (row > 0 || column >= done);
+    const bool side_by_side = column + packets * lanes <= width;
     if (side_by_side) {
       SETTLE_UNROLL for (int p = 0; p < packets; ++p) from[p] = x + row * stride + column + p * lanes;
       to[0] = y + row * width + column;
@@ -202,8 +201,7 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
         const Index begin = std::max<Index>(0, std::min(column, width - lanes));
         from[p] = row < rows ? x + row * stride + begin : from[p - 1];
         to[p] = row < rows ? y + row * width + begin : to[p - 1];
-        again[p] =
-            static_cast<int>(row < rows ? std::min(std::max(column, row == 0 ? done : 0) - begin, lanes) : lanes);
+        again[p] = static_cast<int>(row < rows ? column - begin : lanes);
         column += lanes;
         if (column >= width) ++row, column = 0;
       }
@@ -237,25 +235,26 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
   }
 }
 
-/// Calls f(part, image of one group, first pixel, end) for runs of at most about `most` pixels, as many in each part;
-/// each part's runs on one thread.
+/// Calls f(part, image of one group, first pixel, end) for runs of at most about `most` pixels, as many in each of at most
+/// `parts` parts. None is shorter than a packet, unless an image is.
 template <class T, class F>
 void for_each_pixel_run(const ConvGeometry& g, Index most, int parts, const F& f) {
+  constexpr Index lanes = packet_size<T>;
   const Index pixels = g.in_pixels(), images = g.batch * g.groups;
+  parts = static_cast<int>(std::min<Index>(parts, images * ((pixels + lanes - 1) / lanes)));
   Index count = (pixels + most - 1) / most;
   while (images * count % parts != 0) ++count;
-  const Index length = round_up((pixels + count - 1) / count, packet_size<T>);
+  const Index length = round_up((pixels + count - 1) / count, lanes);
+  const auto begin_of = [&](Index run) {
+    const Index begin = run * length;
+    return begin > 0 && pixels - begin < lanes ? pixels : begin;
+  };
   ThreadPool::instance().split(images * count, parts, [&](int part, Index first_run, Index end_run) {
     for (Index run = first_run; run < end_run; ++run) {
-      const Index begin = std::min(pixels, run % count * length), end = std::min(pixels, begin + length);
+      const Index begin = begin_of(run % count), end = begin_of(run % count + 1);
       if (begin < end) f(part, run / count, begin, end);
     }
   });
-}
-
-/// The parts in which a convolution that mixes channels is computed.
-inline int channel_mix_parts(const ConvGeometry& g) {
-  return ThreadPool::instance().parts_for(g.multiply_adds(), thread_grain);
 }
 
 /// The bytes of both images together.
@@ -274,18 +273,16 @@ void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool
   // All channels of a run stay in the second-level cache.
   const Index run =
       std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs), 16 * packet_size<T>);
-  for_each_pixel_run<T>(g, run, channel_mix_parts(g), [&](int, Index image, Index begin, Index end) {
+  const int parts = ThreadPool::instance().small_parts_for(g.multiply_adds(), thread_grain);
+  for_each_pixel_run<T>(g, run, parts, [&](int, Index image, Index begin, Index end) {
     const TapLoop loop{1, 0, 1, 0, inputs, pixels};  // channels as columns: the innermost loop is the long one
     const T* weights = packed + image % g.groups * inputs * outputs;
-    // A run that is shorter than a packet begins earlier, and repeats some of the run before.
-    const Index first = std::max<Index>(0, std::min(begin, end - packet_size<T>));
     for (Index block = 0; block < blocks.count; ++block) {
       const FetchAhead next_run{fetches ? end - begin : 0, inputs * block / blocks.count,
                                 inputs * (block + 1) / blocks.count};
       blocks.with_size(block, [&](auto size) {
-        direct_band<size>(loop, 1, end - first, x + image * inputs * pixels + first, 0, weights,
-                          y + (image * outputs + blocks.begin(block)) * pixels + first, pixels, add, begin - first,
-                          next_run);
+        direct_band<size>(loop, 1, end - begin, x + image * inputs * pixels + begin, 0, weights,
+                          y + (image * outputs + blocks.begin(block)) * pixels + begin, pixels, add, next_run);
       });
       weights += blocks.size(block) * inputs;
     }
@@ -308,8 +305,9 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y, bo
 
   ThreadPool& pool = ThreadPool::instance();
   const Index all_rows = images * height;
-  const int parts = pool.parts_for(all_rows, thread_grain / (g.multiply_adds() / all_rows + 1) + 1);
-  auto scratch = workspace<T>(parts * share);
+  const Index least_rows = std::max<Index>(16, thread_grain / (g.multiply_adds() / all_rows + 1) + 1);
+  const int parts = pool.small_parts_for(all_rows, least_rows);
+  auto scratch = workspace<T>(pool.threads_for(parts) * share);
   T* const scratch_data = scratch.mutable_data();
   const ChannelBlocks blocks(outputs);
   pool.run(parts, [&](int part) {
@@ -322,7 +320,7 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y, bo
       if (in_place) {
         from += first * stride;
       } else {
-        T* padded = scratch_data + part * share;
+        T* padded = scratch_data + pool.thread() * share;
         plane = (rows + reach_h) * stride;
         for (Index i = 0; i < inputs; ++i)
           copy_padded(from + i * g.in_pixels(), g.in_height, g.in_width, first - g.pad_h, -g.pad_w, rows + reach_h,
@@ -450,7 +448,7 @@ template <class T>
 void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   constexpr Index lanes = packet_size<T>;
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
-  const int parts = channel_mix_parts(g);
+  const int parts = ThreadPool::instance().parts_for(g.multiply_adds(), thread_grain);
   const Index tail_size = (inputs + outputs) * lanes, share = round_up(g.weight_size(), lanes) + tail_size;
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();

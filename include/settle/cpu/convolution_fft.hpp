@@ -161,12 +161,12 @@ constexpr Index packet_stride(Index count) {
 /// The bytes that the spectra of one round of tiles take at most: with the weights' they stay in a third-level cache.
 inline constexpr Index spectra_bytes = 8 * 1024 * 1024;
 
-/// The tiles of one round, an even number unless it is all of them.
+/// The tiles of one round, an even number unless it is all of them, when `at_once` rounds share the caches.
 template <int n, class T>
-Index tiles_in_round(const ConvGeometry& g, const TilePlan& plan) {
+Index tiles_in_round(const ConvGeometry& g, const TilePlan& plan, int at_once = 1) {
   const Index tile_bytes = TileTransform<n, T>::packets * TileTransform<n, T>::complex_size *
                            (g.in_channels + g.out_channels) * static_cast<Index>(sizeof(T));
-  const Index rounds = (plan.count * tile_bytes + spectra_bytes - 1) / spectra_bytes;
+  const Index rounds = (at_once * plan.count * tile_bytes + spectra_bytes - 1) / spectra_bytes;
   return std::min(plan.count, round_up((plan.count + rounds - 1) / rounds, 2));
 }
 
@@ -240,22 +240,26 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   const ConvGeometry g = transpose ? transposed(forward) : forward;
   const TilePlan plan(g, n);
   const Index inputs = g.in_channels, outputs = g.out_channels, height = g.out_height(), width = g.out_width();
-  const Index round = tiles_in_round<n, T>(g, plan);
+  ThreadPool& pool = ThreadPool::instance();
+  // Threads with rounds of their own wait for each other once, not three times a round.
+  const int threads = pool.threads_for(Transform::packets);
+  const bool apart = threads > 1 && 2 * threads * tiles_in_round<n, T>(g, plan, threads) <= plan.count;
+  const Index round = tiles_in_round<n, T>(g, plan, apart ? threads : 1), rounds = (plan.count + round - 1) / round;
   const Index w_stride = packet_stride<n, T>(inputs * outputs);
   const Index stride = packet_stride<n, T>(std::max(inputs, outputs) * round);
-  ThreadPool& pool = ThreadPool::instance();
-  const int parts = pool.parts_for(Transform::packets, 1);
   const Index product_size = product_scratch<T>(inputs, round);
-  auto scratch = workspace<T>(Transform::packets * stride + parts * product_size);
-  T* const spectra = scratch.mutable_data();  // x's, then y's in their place
-  T* const product = spectra + Transform::packets * stride;
+  const Index share = Transform::packets * stride + (apart ? 1 : threads) * product_size;
+  auto scratch = workspace<T>((apart ? threads : 1) * share);
+  T* const scratch_data = scratch.mutable_data();
   const Index row = transpose ? g.kernel_height - 1 : 0, column = transpose ? g.kernel_width - 1 : 0;
   const TilePart valid{row, row + plan.height, column, column + plan.width};  // of the circular convolution
-  for (Index first = 0; first < plan.count; first += round) {
+  const auto convolve = [&](Index first) {
+    T* const spectra = scratch_data + (apart ? pool.thread() : 0) * share;  // x's, then y's in their place
+    T* const product = spectra + Transform::packets * stride;
     const Index count = std::min(round, plan.count - first), pairs = (count + 1) / 2;
     transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}, first, count, T(1),
                        spectra, stride);
-    pool.split(Transform::packets, parts, [&](int part, Index begin, Index end) {
+    pool.split(Transform::packets, pool.small_parts_for(Transform::packets, 1), [&](int, Index begin, Index end) {
       for (Index p = begin; p < end; ++p) {
         const T* const w = weights + p * w_stride;
         T* const at = spectra + p * stride;
@@ -264,7 +268,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
             transpose,
             {w, transpose ? complex_size : inputs * complex_size, transpose ? outputs * complex_size : complex_size},
             {at, row_stride, complex_size}, outputs, inputs, count, {at, row_stride, complex_size}, false,
-            product + part * product_size,
+            product + pool.thread() * product_size,
             Prefetch<T>(w + w_stride, p + 1 < end ? w_stride : 0, at + stride, p + 1 < end ? inputs * row_stride : 0));
       }
     });
@@ -287,7 +291,14 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
         Transform::inverse(read, window(2 * pair), single ? TileWindow<T>{} : window(2 * pair + 1), add);
       }
     });
-  }
+  };
+  const auto convolve_all = [&](int, Index begin, Index end) {
+    for (Index r = begin; r < end; ++r) convolve(r * round);
+  };
+  if (apart)
+    pool.split(rounds, static_cast<int>(std::min<Index>(rounds, 8 * threads)), convolve_all);
+  else
+    convolve_all(0, 0, rounds);
 }
 
 /// gw from x and gy: the products of their tiles' spectra are summed over all tiles before one inverse transform.
@@ -300,9 +311,9 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index round = tiles_in_round<n, T>(g, plan), sum_stride = packet_stride<n, T>(planes);
   const Index stride = packet_stride<n, T>((inputs + outputs) * round), x_size = inputs * round * complex_size;
   ThreadPool& pool = ThreadPool::instance();
-  const int parts = pool.parts_for(Transform::packets, 1);
+  const int parts = pool.small_parts_for(Transform::packets, 1);
   const Index product_size = product_scratch<T>(round, inputs);
-  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + parts * product_size);
+  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + pool.threads_for(parts) * product_size);
   T* const sums = scratch.mutable_data();  // [packet][output][input]
   T* const x_spectra = sums + Transform::packets * sum_stride;
   T* const gy_spectra = x_spectra + x_size;  // behind x's in each packet
@@ -314,12 +325,12 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
     // Both columns of a pair give the sum over its two tiles: a single tile, with one, counts double.
     transform_tiles<n>(plan, gy, outputs, g.out_height(), g.out_width(), 0, 0, {0, plan.height, 0, plan.width}, first,
                        count, T(2), gy_spectra, stride);
-    pool.split(Transform::packets, parts, [&](int part, Index begin, Index end) {
+    pool.split(Transform::packets, parts, [&](int, Index begin, Index end) {
       for (Index p = begin; p < end; ++p)
         complex_product<T>(true, {gy_spectra + p * stride, count * complex_size, complex_size},
                            {x_spectra + p * stride, complex_size, count * complex_size}, outputs, count, inputs,
                            {sums + p * sum_stride, inputs * complex_size, complex_size}, first > 0,
-                           product + part * product_size,
+                           product + pool.thread() * product_size,
                            Prefetch<T>(x_spectra + (p + 1) * stride, p + 1 < end ? stride : 0,
                                        sums + (p + 1) * sum_stride, p + 1 < end && first > 0 ? sum_stride : 0));
     });

@@ -82,12 +82,12 @@ void gemm_forward(const ConvGeometry& g, const T* x, const T* packed, T* y) {
   const Index units = g.batch * g.groups * tiles.count, share = depth * tiles.stride;
   if (g.out_size() == 0) return;
   ThreadPool& pool = ThreadPool::instance();
-  const int parts = pool.parts_for(units, thread_grain / (g.multiply_adds() / units + 1) + 1);
-  auto scratch = workspace<T>(parts * share);
+  const int parts = pool.small_parts_for(units, thread_grain / (g.multiply_adds() / units + 1) + 1);
+  auto scratch = workspace<T>(pool.threads_for(parts) * share);
   T* const scratch_data = scratch.mutable_data();
   const ChannelBlocks blocks(outputs);
-  pool.split(units, parts, [&](int part, Index first_unit, Index end_unit) {
-    T* const patches = scratch_data + part * share;
+  pool.split(units, parts, [&](int, Index first_unit, Index end_unit) {
+    T* const patches = scratch_data + pool.thread() * share;
     for (Index unit = first_unit; unit < end_unit; ++unit) {
       const Index image = unit / tiles.count, group = image % g.groups;  // an image of one group
       const Index begin = unit % tiles.count * tiles.pixels, end = std::min(begin + tiles.pixels, g.out_pixels());
@@ -116,12 +116,12 @@ void gemm_input_grad(const ConvGeometry& g, const T* gy, const T* packed, T* gx,
   if (!add) std::fill_n(gx, g.in_size(), T(0));
   if (planes == 0 || g.out_size() == 0) return;
   ThreadPool& pool = ThreadPool::instance();
-  const int parts = pool.parts_for(planes, thread_grain / (g.multiply_adds() / planes + 1) + 1);
-  auto scratch = workspace<T>(parts * share);
+  const int parts = pool.small_parts_for(planes, thread_grain / (g.multiply_adds() / planes + 1) + 1);
+  auto scratch = workspace<T>(pool.threads_for(parts) * share);
   T* const scratch_data = scratch.mutable_data();
   const ChannelBlocks blocks(g.taps());
-  pool.split(planes, parts, [&](int part, Index first, Index last) {
-    T* const gy_tile = scratch_data + part * share;
+  pool.split(planes, parts, [&](int, Index first, Index last) {
+    T* const gy_tile = scratch_data + pool.thread() * share;
     T* const patches = gy_tile + outputs * tiles.stride;
     for (Index next; first < last; first = next) {
       next = std::min(last, (first / inputs + 1) * inputs);  // planes of one group of one image

@@ -51,8 +51,8 @@ void matmul(const MatmulGeometry& g, const T* a, const T* b, T* y) {
     });
   } else {
     for (Index n = 0; n < g.batch; ++n)
-      pool.parallel_for(g.rows, least / std::max<Index>(g.inner * g.columns, 1) + 1,
-                        [&](Index begin, Index end) { one(n, begin, end); });
+      pool.split(g.rows, pool.parts_for(g.rows, least / std::max<Index>(g.inner * g.columns, 1) + 1),
+                 [&](int, Index begin, Index end) { one(n, begin, end); });
   }
 }
 

@@ -425,7 +425,9 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
   const Index pieces = streams + (inner + chunk_length - 1) / chunk_length, tasks = runs * pieces;
   const Index grain = std::max<Index>(1, 32768 / std::max<Index>(1, std::min(inner, chunk_length)));
   ThreadPool& pool = ThreadPool::instance();
-  const int parts = pool.parts_for(tasks, grain);
+  constexpr Index few_totals = 2048;  // more of them are dear, for each part has its own
+  const bool few_parts = totals * pool.size() > few_totals;
+  const int parts = few_parts ? pool.parts_for(tasks, grain) : pool.small_parts_for(tasks, grain);
 
   std::array<double, 256> few{};
   Tensor<double> many;
