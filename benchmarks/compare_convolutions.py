@@ -32,11 +32,11 @@ LEAST = 0.05  # seconds that a measurement takes at least
 def google(program, case):
     """Processor time of each direction in seconds: the fastest of a program's variants."""
     kernel, channels, size, batch, variant = case
-    command = [program, f"--benchmark_filter=.*/k{kernel}/c{channels}/s{size}/n{batch}/{variant}$",
+    command = [program, f"--benchmark_filter=.*/k{kernel}/c{channels}/s{size}/n{batch}/{variant}/real_time$",
                "--benchmark_format=json", f"--benchmark_min_time={LEAST}"]
     threads = {**os.environ, "SETTLE_THREADS": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=threads)
-    if done.returncode != 0:
+    if done.returncode != 0 or not done.stdout:
         sys.exit(f"{program} ended with status {done.returncode}: {done.stderr}")
     times = {}
     for run in json.loads(done.stdout)["benchmarks"]:
