@@ -11,14 +11,12 @@ rounds of processor time for a call; settle's weights' spectra are kept between 
 With --write the table replaces what stands between the markers "convolutions:begin" and "convolutions:end" of a file.
 """
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 
-from compare_torch import processor, write_between
+from comparison import json_of, processor, write_between
 
 try:
     import torch
@@ -34,12 +32,8 @@ def google(program, case):
     kernel, channels, size, batch, variant = case
     command = [program, f"--benchmark_filter=.*/k{kernel}/c{channels}/s{size}/n{batch}/{variant}/real_time$",
                "--benchmark_format=json", f"--benchmark_min_time={LEAST}"]
-    threads = {**os.environ, "SETTLE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=threads)
-    if done.returncode != 0 or not done.stdout:
-        sys.exit(f"{program} ended with status {done.returncode}: {done.stderr}")
     times = {}
-    for run in json.loads(done.stdout)["benchmarks"]:
+    for run in json_of(command, SETTLE_THREADS="1", OMP_NUM_THREADS="1")["benchmarks"]:
         if not run.get("error_occurred"):
             direction = run["name"].split("/")[0]
             times[direction] = min(times.get(direction, float("inf")), run["cpu_time"] / 1e3)

@@ -24,12 +24,11 @@ program: its figures say nothing about a GPU. Status 3: kernels were left out fo
 """
 import argparse
 import gc
-import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
+
+from comparison import json_of, processor, write_between
 
 try:
     import torch
@@ -175,10 +174,7 @@ def ours(program, case, repeat, more=()):
     command = [program, "--json", "--whole", "--model", model, "--algorithm", algorithm, "--kernel", kernel, "--size",
                size, "--batch", batch, "--threads", threads, "--steps", steps, "--neumann", PRODUCTS, "--repeat",
                repeat, *more]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{program} ended with status {done.returncode}: {done.stderr}")
-    return json.loads(done.stdout)
+    return json_of(command)
 
 
 def memory(line):
@@ -190,23 +186,6 @@ def memory(line):
 def forget_peak():
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
-
-
-def processor():
-    with open("/proc/cpuinfo") as file:
-        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    return f"{len(names)} cores of {names[0]}" if names else platform.processor()
-
-
-def write_between(path, name, text):
-    """Replaces what is between the markers NAME:begin and NAME:end of a file."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    with open(path) as file:
-        page = file.read()
-    head, rest = page.split(begin)
-    tail = rest.split(end)[1]
-    with open(path, "w") as file:
-        file.write(head + begin + "\n" + text + "\n" + end + tail)
 
 
 # --- on a GPU ------------------------------------------------------------------------------------
