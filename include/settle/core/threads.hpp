@@ -57,7 +57,6 @@ class ThreadPool {
     const std::uint32_t loop = loop_.load(std::memory_order_relaxed) + 1;
     call_.store([](const void* g, int p) { (*static_cast<const F*>(g))(p); }, std::memory_order_relaxed);
     function_.store(&f, std::memory_order_relaxed);
-    error_ = nullptr;
     pending_.store(parts, std::memory_order_relaxed);
     const auto share_begin = [&](int t) { return (parts * t + size() - 1) / size(); };
     for (int t = 0; t < size(); ++t) share(t).offer(loop, share_begin(t), share_begin(t + 1));

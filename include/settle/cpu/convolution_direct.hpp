@@ -310,9 +310,8 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* packed, T* y, bo
   auto scratch = workspace<T>(pool.threads_for(parts) * share);
   T* const scratch_data = scratch.mutable_data();
   const ChannelBlocks blocks(outputs);
-  pool.run(parts, [&](int part) {
-    const Index end = all_rows * (part + 1) / parts;
-    for (Index row = all_rows * part / parts, rows; row < end; row += rows) {
+  pool.split(all_rows, parts, [&](int, Index row, Index end) {
+    for (Index rows; row < end; row += rows) {
       const Index image = row / height, first = row % height;
       rows = std::min({band, height - first, end - row});
       const T* from = x + image * inputs * g.in_pixels();
@@ -512,13 +511,12 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   const ChannelBlocks blocks = correlation_blocks(outputs, chunk * g.taps(), false);
-  pool.run(parts, [&](int part) {
+  pool.split(all_rows, parts, [&](int part, Index row, Index end) {
     T* const x_band = scratch_data + part * share;
     T* const gy_band = x_band + x_share;
     T* const sums = gy_band + gy_share;
     std::fill_n(sums, g.weight_size(), T(0));
-    const Index end = all_rows * (part + 1) / parts;
-    for (Index row = all_rows * part / parts, rows; row < end; row += rows) {
+    for (Index rows; row < end; row += rows) {
       const Index image = row / height, first = row % height;
       rows = std::min({band, height - first, end - row});
       const Index run = joined ? round_up(rows * gy_stride, lanes) : gy_stride;

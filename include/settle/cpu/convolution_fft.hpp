@@ -243,8 +243,9 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   ThreadPool& pool = ThreadPool::instance();
   // Threads with rounds of their own wait for each other once, not three times a round.
   const int threads = pool.threads_for(Transform::packets);
-  const bool apart = threads > 1 && 2 * threads * tiles_in_round<n, T>(g, plan, threads) <= plan.count;
-  const Index round = tiles_in_round<n, T>(g, plan, apart ? threads : 1), rounds = (plan.count + round - 1) / round;
+  const Index own_round = tiles_in_round<n, T>(g, plan, threads);
+  const bool apart = threads > 1 && 2 * threads * own_round <= plan.count;
+  const Index round = apart ? own_round : tiles_in_round<n, T>(g, plan), rounds = (plan.count + round - 1) / round;
   const Index w_stride = packet_stride<n, T>(inputs * outputs);
   const Index stride = packet_stride<n, T>(std::max(inputs, outputs) * round);
   const Index product_size = product_scratch<T>(inputs, round);
@@ -254,12 +255,12 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   const Index row = transpose ? g.kernel_height - 1 : 0, column = transpose ? g.kernel_width - 1 : 0;
   const TilePart valid{row, row + plan.height, column, column + plan.width};  // of the circular convolution
   const auto convolve = [&](Index first) {
-    T* const spectra = scratch_data + (apart ? pool.thread() : 0) * share;  // x's, then y's in their place
+    T* const spectra = scratch_data + pool.thread() * share;  // x's, then y's in their place
     T* const product = spectra + Transform::packets * stride;
     const Index count = std::min(round, plan.count - first), pairs = (count + 1) / 2;
     transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}, first, count, T(1),
                        spectra, stride);
-    pool.split(Transform::packets, pool.small_parts_for(Transform::packets, 1), [&](int, Index begin, Index end) {
+    pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p) {
         const T* const w = weights + p * w_stride;
         T* const at = spectra + p * stride;
@@ -292,13 +293,11 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
       }
     });
   };
-  const auto convolve_all = [&](int, Index begin, Index end) {
-    for (Index r = begin; r < end; ++r) convolve(r * round);
-  };
-  if (apart)
-    pool.split(rounds, static_cast<int>(std::min<Index>(rounds, 8 * threads)), convolve_all);
-  else
-    convolve_all(0, 0, rounds);
+  // One part is no loop to share: the loops in it are.
+  pool.split(rounds, apart ? static_cast<int>(std::min<Index>(rounds, 8 * threads)) : 1,
+             [&](int, Index begin, Index end) {
+               for (Index r = begin; r < end; ++r) convolve(r * round);
+             });
 }
 
 /// gw from x and gy: the products of their tiles' spectra are summed over all tiles before one inverse transform.
@@ -311,9 +310,8 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index round = tiles_in_round<n, T>(g, plan), sum_stride = packet_stride<n, T>(planes);
   const Index stride = packet_stride<n, T>((inputs + outputs) * round), x_size = inputs * round * complex_size;
   ThreadPool& pool = ThreadPool::instance();
-  const int parts = pool.small_parts_for(Transform::packets, 1);
   const Index product_size = product_scratch<T>(round, inputs);
-  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + pool.threads_for(parts) * product_size);
+  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + pool.threads_for(Transform::packets) * product_size);
   T* const sums = scratch.mutable_data();  // [packet][output][input]
   T* const x_spectra = sums + Transform::packets * sum_stride;
   T* const gy_spectra = x_spectra + x_size;  // behind x's in each packet
@@ -325,7 +323,7 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
     // Both columns of a pair give the sum over its two tiles: a single tile, with one, counts double.
     transform_tiles<n>(plan, gy, outputs, g.out_height(), g.out_width(), 0, 0, {0, plan.height, 0, plan.width}, first,
                        count, T(2), gy_spectra, stride);
-    pool.split(Transform::packets, parts, [&](int, Index begin, Index end) {
+    pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p)
         complex_product<T>(true, {gy_spectra + p * stride, count * complex_size, complex_size},
                            {x_spectra + p * stride, complex_size, count * complex_size}, outputs, count, inputs,
