@@ -311,7 +311,8 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index stride = packet_stride<n, T>((inputs + outputs) * round), x_size = inputs * round * complex_size;
   ThreadPool& pool = ThreadPool::instance();
   const Index product_size = product_scratch<T>(round, inputs);
-  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + pool.threads_for(Transform::packets) * product_size);
+  const int threads = pool.threads_for(Transform::packets);
+  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + threads * product_size);
   T* const sums = scratch.mutable_data();  // [packet][output][input]
   T* const x_spectra = sums + Transform::packets * sum_stride;
   T* const gy_spectra = x_spectra + x_size;  // behind x's in each packet
