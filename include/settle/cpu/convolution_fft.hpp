@@ -265,10 +265,13 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
         const T* const w = weights + p * w_stride;
         T* const at = spectra + p * stride;
         const Index row_stride = count * complex_size;
+        // Where a pair's frequencies are their own negatives, its second column is not read.
+        const Index each = Transform::self_conjugate(p) ? 2 : 1, columns = (count + each - 1) / each;
+        const Index column_stride = each * complex_size;
         complex_product<T>(
             transpose,
             {w, transpose ? complex_size : inputs * complex_size, transpose ? outputs * complex_size : complex_size},
-            {at, row_stride, complex_size}, outputs, inputs, count, {at, row_stride, complex_size}, false,
+            {at, row_stride, column_stride}, outputs, inputs, columns, {at, row_stride, column_stride}, false,
             product + pool.thread() * product_size,
             Prefetch<T>(w + w_stride, p + 1 < end ? w_stride : 0, at + stride, p + 1 < end ? inputs * row_stride : 0));
       }
@@ -334,26 +337,29 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
                                        sums + (p + 1) * sum_stride, p + 1 < end && first > 0 ? sum_stride : 0));
     });
   }
+  // One inverse transform serves all tiles, so double precision is cheap here: it leaves out a third of the error.
+  auto taps = workspace<double>(threads * 2 * g.taps());
+  double* const taps_data = taps.mutable_data();
   pool.parallel_for((planes + 1) / 2, 4, [&](Index begin, Index end) {
-    const Packet<T> scale = splat(T(0.5) / (n * n));
+    double* const both = taps_data + 2 * g.taps() * pool.thread();
     for (Index plane = 2 * begin; plane < std::min(2 * end, planes); plane += 2) {
       const bool single = plane + 1 == planes;
-      const T* from = sums + plane * complex_size;
-      const auto scaled = [&](const T* p) {
-        const auto z = Transform::read(p);
-        return ComplexPacket<T>{z.re * scale, z.im * scale};
-      };
-      const auto read = [&](int p, int column) {                                          // A + iB, then A - iB
-        fetch(from + p * sum_stride + (2 + column) * complex_size, complex_size);  // for the next pair
-        const auto a = scaled(from + p * sum_stride);
+      const T* const from = sums + plane * complex_size;
+      const auto read = [&](int p, int column) {  // A + iB, then A - iB
+        const T* const at = from + p % Transform::packets * sum_stride;
+        const int part = p / Transform::packets;
+        fetch(at + (2 + column) * complex_size, complex_size);  // for the next pair
+        const auto a = Transform::widened(at, part);
         if (single) return a;
-        const auto b = scaled(from + p * sum_stride + complex_size);
-        return column == 0 ? ComplexPacket<T>{a.re - b.im, a.im + b.re} : ComplexPacket<T>{a.re + b.im, a.im - b.re};
+        const auto b = Transform::widened(at + complex_size, part);
+        return column == 0 ? a - times_minus_i(b) : a + times_minus_i(b);
       };
-      const auto window = [&](Index p) {
-        return tile_window(gw + p * g.taps(), g.kernel_height, g.kernel_width, 0, 0, {0, n, 0, n});
+      const auto window = [&](double* to) {
+        return tile_window(to, g.kernel_height, g.kernel_width, 0, 0, {0, n, 0, n});
       };
-      Transform::inverse(read, window(plane), single ? TileWindow<T>{} : window(plane + 1));
+      TileTransform<n, double>::inverse(read, window(both), single ? TileWindow<double>{} : window(both + g.taps()));
+      for (Index k = 0; k < (single ? 1 : 2) * g.taps(); ++k)
+        gw[plane * g.taps() + k] = static_cast<T>(both[k] * (0.5 / (n * n)));
     }
   });
 }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstring>
 #include <numbers>
 
 #include "settle/core/shape.hpp"
@@ -32,9 +33,9 @@ SETTLE_INLINE ComplexPacket<T> times_minus_i(ComplexPacket<T> z) {
   return {z.im, -z.re};
 }
 
-/// z times (re + i im), the same number in all lanes.
-template <class T>
-SETTLE_INLINE ComplexPacket<T> rotated(ComplexPacket<T> z, T re, T im) {
+/// z times (re + i im), numbers or packets.
+template <class T, class Factor>
+SETTLE_INLINE ComplexPacket<T> rotated(ComplexPacket<T> z, Factor re, Factor im) {
   return {z.re * re - z.im * im, z.re * im + z.im * re};
 }
 
@@ -74,54 +75,16 @@ SETTLE_INLINE std::array<ComplexPacket<T>, 8> dft(const std::array<ComplexPacket
           even[0] - odd[0], even[1] - odd[1], even[2] - odd[2], even[3] - odd[3]};
 }
 
-/// exp(-2 pi i b k / n) at [b][k], for b < 8 and k < n / 8.
-template <class T, int n>
-struct Twiddles {
-  T re[8][n / 8], im[8][n / 8];
-
-  Twiddles() {
-    for (int b = 0; b < 8; ++b)
-      for (int k = 0; k < n / 8; ++k) {
-        const double angle = -2 * std::numbers::pi * b * k / n;
-        re[b][k] = static_cast<T>(std::cos(angle));
-        im[b][k] = static_cast<T>(std::sin(angle));
-      }
-  }
-
-  static const Twiddles& instance() {
-    static const Twiddles table;
-    return table;
-  }
-};
-
-/// The discrete Fourier transform of n = 32, 48 or 64 packets, lane by lane: write(k, X_k) for
-/// X_k = sum over j of read(j) exp(-2 pi i j k / n). With j = 8 a + b and k = c + (n / 8) d, sums over a, then over b.
-template <int n, class T, class Read, class Write>
-SETTLE_INLINE void fft(const Twiddles<T, n>& twiddles, const Read& read, const Write& write) {
-  constexpr int first = n / 8;
-  ComplexPacket<T> half_way[n];  // [c][b]
-  for (int b = 0; b < 8; ++b) {
-    std::array<ComplexPacket<T>, first> z;
-    SETTLE_UNROLL for (int a = 0; a < first; ++a) z[static_cast<std::size_t>(a)] = read(8 * a + b);
-    z = dft(z);
-    half_way[b] = z[0];
-    SETTLE_UNROLL for (int c = 1; c < first; ++c) half_way[8 * c + b] =
-        rotated(z[static_cast<std::size_t>(c)], twiddles.re[b][c], twiddles.im[b][c]);
-  }
-  for (int c = 0; c < first; ++c) {
-    std::array<ComplexPacket<T>, 8> z;
-    SETTLE_UNROLL for (int b = 0; b < 8; ++b) z[static_cast<std::size_t>(b)] = half_way[8 * c + b];
-    z = dft(z);
-    SETTLE_UNROLL for (int d = 0; d < 8; ++d) write(c + first * d, z[static_cast<std::size_t>(d)]);
-  }
-}
+/// The rows of the squares that transforms of T transpose.
+template <class T>
+inline constexpr int square_side = std::min(packet_size<T>, 8);
 
 /// One round of a transposition: of each two rows whose numbers differ in the given bit, lane i of the first becomes
 /// element first(i) of the two rows' lanes one after the other, and of the second element second(i).
-template <int bit, class V, class First, class Second, int lanes = packet_size<Lane<V>>>
-SETTLE_INLINE void exchange(V (&rows)[lanes], First first, Second second) {
+template <int bit, class V, int count, class First, class Second, int lanes = packet_size<Lane<V>>>
+SETTLE_INLINE void exchange(V (&rows)[count], First first, Second second) {
   [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-    SETTLE_UNROLL for (int r = 0; r < lanes; ++r) {
+    SETTLE_UNROLL for (int r = 0; r < count; ++r) {
       if (r & bit) continue;
       const V a = rows[r], b = rows[r | bit];
       rows[r] = __builtin_shufflevector(a, b, first(i)...);
@@ -131,11 +94,28 @@ SETTLE_INLINE void exchange(V (&rows)[lanes], First first, Second second) {
   (std::make_integer_sequence<int, lanes>{});
 }
 
-/// Exchanges lanes and positions of as many packets as each has lanes. A processor exchanges faster within 16 bytes, so
-/// the blocks of that size are transposed first, then moved as wholes.
-template <class V, int lanes = packet_size<Lane<V>>>
-SETTLE_INLINE void transpose(V (&rows)[lanes]) {
-  constexpr int block = 16 / sizeof(Lane<V>), blocks = lanes / block;
+/// A round by blocks of 16 bytes: of two rows' blocks the first row gets the even ones, the second the odd ones.
+template <int bit, class V, int count>
+SETTLE_INLINE void exchange_blocks(V (&rows)[count]) {
+  constexpr int block = 16 / sizeof(Lane<V>);
+  const auto even = [](int i) { return i / block * 2 * block + i % block; };
+  exchange<bit>(rows, even, [even](int i) { return even(i) + block; });
+}
+
+/// One of the two that exchange_blocks makes of a and b.
+template <class V>
+SETTLE_INLINE V alternate_blocks(V a, V b, int which) {
+  V rows[2] = {a, b};
+  exchange_blocks<1>(rows);
+  return rows[which];
+}
+
+/// Exchanges positions and lanes of a square of packets. A processor exchanges faster within 16 bytes, so the blocks of
+/// that size are transposed first, then moved as wholes. Of packets with twice as many lanes, two squares side by side
+/// are transposed, and their blocks alternate: one more round with another two separates them.
+template <class V, int side>
+SETTLE_INLINE void transpose(V (&rows)[side]) {
+  constexpr int lanes = packet_size<Lane<V>>, block = 16 / sizeof(Lane<V>);
   const auto interleave = [&]<int bit>(std::integral_constant<int, bit>) __attribute__((always_inline)) {
     exchange<bit>(
         rows, [](int i) { return i / block * block + i % block / 2 + i % 2 * lanes; },
@@ -143,28 +123,69 @@ SETTLE_INLINE void transpose(V (&rows)[lanes]) {
   };
   if constexpr (block == 4) interleave(std::integral_constant<int, 2>{});
   interleave(std::integral_constant<int, 1>{});
-  // Half of a result are blocks of the first row, half of the second.
-  if constexpr (blocks == 4)
-    exchange<block>(
-        rows, [](int i) { return i % (lanes / 2) + i / (lanes / 2) * lanes; },
-        [](int i) { return i % (lanes / 2) + i / (lanes / 2) * lanes + lanes / 2; });
-  if constexpr (blocks >= 2) {
-    const auto even = [](int i) {
-      const int half = i / (lanes / 2), k = i % (lanes / 2) / block;
-      return half * lanes + 2 * k * block + i % block;
-    };
-    exchange<block * blocks / 2>(rows, even, [even](int i) { return even(i) + block; });
-  }
-  if constexpr (blocks == 4)  // the numbers of the rows have these two bits exchanged
-    SETTLE_UNROLL for (int r = 0; r < block; ++r) std::swap(rows[block + r], rows[2 * block + r]);
+  if constexpr (side > block) exchange_blocks<block>(rows);
+  if constexpr (side > 2 * block) exchange_blocks<2 * block>(rows);
 }
 
-/// The lanes in reverse order; when `keep_first`, lane 0 stays and the others are reversed.
+/// exp(-2 pi i b k / n) at [b][k], for b < 8 and k < n / 8; and the same as the transposed squares' lanes need it, of
+/// which the second of two has k + n / 16.
+template <class T, int n>
+struct Twiddles {
+  static constexpr int lanes = packet_size<T>, squares = lanes / square_side<T>;
+  T re[8][n / 8], im[8][n / 8];
+  Packet<T> lane_re[8][n / 8 / squares], lane_im[8][n / 8 / squares];
+
+  Twiddles() {
+    for (int b = 0; b < 8; ++b)
+      for (int k = 0; k < n / 8; ++k) {
+        const double angle = -2 * std::numbers::pi * b * k / n;
+        re[b][k] = static_cast<T>(std::cos(angle));
+        im[b][k] = static_cast<T>(std::sin(angle));
+      }
+    constexpr int block = 16 / sizeof(T), half = n / 8 / squares;
+    for (int b = 0; b < 8; ++b)
+      for (int k = 0; k < half; ++k)
+        for (int l = 0; l < lanes; ++l) {
+          const int square = l / block % squares;
+          lane_re[b][k][l] = re[b][k + square * half];
+          lane_im[b][k][l] = im[b][k + square * half];
+        }
+  }
+
+  static const Twiddles& instance() {
+    static const Twiddles table;
+    return table;
+  }
+};
+
+/// The discrete Fourier transform of n = 32, 48 or 64 packets, lane by lane: with X_k the sum over j of read(a, b)
+/// exp(-2 pi i j k / n), j = 8 a + b, write(c, z) for z[d] = X_k, k = c + (n / 8) d. Sums over a, then over b.
+template <int n, class T, class Read, class Write>
+SETTLE_INLINE void fft(const Twiddles<T, n>& twiddles, const Read& read, const Write& write) {
+  constexpr int first = n / 8;
+  ComplexPacket<T> half_way[n];  // [c][b]
+  for (int b = 0; b < 8; ++b) {
+    std::array<ComplexPacket<T>, first> z;
+    SETTLE_UNROLL for (int a = 0; a < first; ++a) z[static_cast<std::size_t>(a)] = read(a, b);
+    z = dft(z);
+    half_way[b] = z[0];
+    SETTLE_UNROLL for (int c = 1; c < first; ++c) half_way[8 * c + b] =
+        rotated(z[static_cast<std::size_t>(c)], twiddles.re[b][c], twiddles.im[b][c]);
+  }
+  for (int c = 0; c < first; ++c) {
+    std::array<ComplexPacket<T>, 8> z;
+    SETTLE_UNROLL for (int b = 0; b < 8; ++b) z[static_cast<std::size_t>(b)] = half_way[8 * c + b];
+    write(c, dft(z));
+  }
+}
+
+/// The lanes in reverse order; when `keep_first`, lane 0 stays, the others of its square are reversed, and so is the
+/// other square if there is one.
 template <class V>
 SETTLE_INLINE V reversed(V v, bool keep_first) {
-  constexpr int lanes = packet_size<Lane<V>>;
+  constexpr int lanes = packet_size<Lane<V>>, side = square_side<Lane<V>>;
   return [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
-    return keep_first ? __builtin_shufflevector(v, v, (lanes - i) % lanes...)
+    return keep_first ? __builtin_shufflevector(v, v, (i < side ? (side - i) % side : lanes + side - 1 - i)...)
                       : __builtin_shufflevector(v, v, lanes - 1 - i...);
   }
   (std::make_integer_sequence<int, lanes>{});
@@ -187,8 +208,8 @@ struct TileWindow {
 
 /// Transforms of n x n tiles, n = 32, 48 or 64.
 ///
-/// Frequencies come in packets: packet j (n/2 + 1) + kx holds in lane l the frequency (ky, kx), ky = j + l n / lanes.
-/// This order keeps the negatives of one packet's frequencies in one packet too, with its lanes reversed.
+/// Frequencies come in packets: packet j (n/2 + 1) + kx holds in lane l the frequency (ky(j, l), kx). This order keeps
+/// the negatives of one packet's frequencies in one packet too, with its lanes reversed.
 template <int n, class T>
 class TileTransform {
  public:
@@ -198,41 +219,49 @@ class TileTransform {
   static constexpr int packets = groups * half;   ///< packets of frequencies
   static constexpr int complex_size = 2 * lanes;  ///< elements of one packet: real parts, then imaginary parts
 
+  /// The vertical frequency in lane l of packet j of a column.
+  static constexpr int ky(int j, int l) { return j + groups * (l / side) + n / side * (l % side); }
+
+  /// Whether the negatives of a packet's frequencies stand in the same column: inverse() does not read the second one.
+  static constexpr bool self_conjugate(Index packet) { return packet % half % (n / 2) == 0; }
+
   /// The spectrum of the tiles a + ib. Packet p is written at out + p * packet_stride, its second column behind the
   /// first if there are two. What follows there is fetched for the next pair of tiles.
   static void forward(const TileWindow<const T>& a, const TileWindow<const T>& b, T* out, Index packet_stride,
                       bool two_columns) {
     const auto& twiddles = detail::Twiddles<T, n>::instance();
-    ComplexPacket<T> rows[n * groups];  // [j][x], lanes ky
+    ComplexPacket<T> squares[n * groups];
     alignas(64) T edges[2][2 * n * lanes];
     for (int g = 0; g < groups; ++g) {
       const Strip strip_a(a, g, edges[0]), strip_b(b, g, edges[1]);
-      if (strip_a.rows == 0 && strip_b.rows == 0) {
-        for (int j = 0; j < groups; ++j) std::fill_n(rows + j * n + g * lanes, lanes, ComplexPacket<T>{});
+      if (strip_a.empty && strip_b.empty) {
+        for (int j = 0; j < groups; ++j) std::fill_n(squares + j * n + g * lanes, lanes, ComplexPacket<T>{});
         continue;
       }
-      ComplexPacket<T> column[n];
       detail::fft<n>(
           twiddles,
-          [&](int y) {
-            return ComplexPacket<T>{strip_a.row(y), strip_b.row(y)};
+          [&](int i, int k) {
+            return ComplexPacket<T>{strip_a.row(8 * i + k), strip_b.row(8 * i + k)};
           },
-          [&](int ky, ComplexPacket<T> z) { column[ky] = z; });
-      for (int j = 0; j < groups; ++j) move_block(column + j, groups, rows + j * n + g * lanes, 1);
+          [&](int c, const Eight& z) { write_squares(z, squares, c, g); });
     }
     for (int j = 0; j < groups; ++j) {
       T* const at = out + j * half * packet_stride;
       T* const negative = out + (groups - j) % groups * half * packet_stride + complex_size;
+      const auto put = [&](int kx, ComplexPacket<T> z) {
+        if (kx < half) {
+          T* const to = at + kx * packet_stride;
+          write(to, z);
+          fetch(to + 2 * complex_size, 2 * complex_size);
+        }
+        if (two_columns && (kx == 0 || kx >= n / 2))
+          write(negative + (n - kx) % n * packet_stride, conjugate_of_negative(z, j));
+      };
       detail::fft<n>(
-          twiddles, [&](int x) { return rows[j * n + x]; },
-          [&](int kx, ComplexPacket<T> z) {
-            if (kx < half) {
-              T* const to = at + kx * packet_stride;
-              write(to, z);
-              fetch(to + 2 * complex_size, 2 * complex_size);
-            }
-            if (two_columns && (kx == 0 || kx >= n / 2))
-              write(negative + (n - kx) % n * packet_stride, conjugate_of_negative(z, j));
+          twiddles,
+          [&](int i, int k) { return separated(squares + j * n + i / joined * joined * 8 + k, 8, i % joined); },
+          [&](int c, const Eight& z) {
+            SETTLE_UNROLL for (int d = 0; d < 8; ++d) put(c + first * d, z[static_cast<std::size_t>(d)]);
           });
     }
   }
@@ -246,28 +275,43 @@ class TileTransform {
     const int group_end = (std::max(a.right, b.bottom > b.top ? b.right : 0) + lanes - 1) / lanes;
     // The inverse is the forward transform with real and imaginary parts exchanged before and after.
     const auto exchanged = [](ComplexPacket<T> z) { return ComplexPacket<T>{z.im, z.re}; };
-    ComplexPacket<T> columns[n * groups];  // [g][ky], lanes x
+    ComplexPacket<T> rows[n * groups];  // [j][x], lanes ky
     for (int j = 0; j < groups; ++j) {
       const int negative = (groups - j) % groups;
-      ComplexPacket<T> row[n];
       detail::fft<n>(
           twiddles,
-          [&](int kx) {
+          [&](int i, int k) {
+            const int kx = 8 * i + k;
             return exchanged(kx < half ? read(j * half + kx, 0)
                                        : conjugate_of_negative(read(negative * half + n - kx, 1), j));
           },
-          [&](int x, ComplexPacket<T> z) { row[x] = z; });
-      for (int g = group_begin; g < group_end; ++g) move_block(row + g * lanes, 1, columns + g * n + j, groups);
+          [&](int c, const Eight& z) {
+            SETTLE_UNROLL for (int d = 0; d < 8; ++d) rows[j * n + c + first * d] = z[static_cast<std::size_t>(d)];
+          });
     }
-    alignas(64) T edges[2][n * lanes];
+    alignas(64) T edges[2][(n + 1) * lanes];
     for (int g = group_begin; g < group_end; ++g) {
       const OutStrip strip_a(a, g, edges[0], add), strip_b(b, g, edges[1], add);
-      detail::fft<n>(
-          twiddles, [&](int ky) { return columns[g * n + ky]; },
-          [&](int y, ComplexPacket<T> z) {
-            strip_a.put(y, z.im);
-            strip_b.put(y, z.re);
-          });
+      // With ky = (n / 8) d + k and y = c + 8 e, sums over d, then over k.
+      constexpr int apart = first / joined;
+      ComplexPacket<T> half_way[n];  // [c][k]
+      for (int k = 0; k < first; ++k) {
+        const Eight z = detail::dft(read_squares(rows, k, g));
+        half_way[k] = z[0];
+        SETTLE_UNROLL for (int c = 1; c < 8; ++c) half_way[first * c + k] =
+            detail::rotated(z[static_cast<std::size_t>(c)], twiddles.lane_re[c][k % apart],
+                            twiddles.lane_im[c][k % apart]);
+      }
+      for (int c = 0; c < 8; ++c) {
+        std::array<ComplexPacket<T>, first> z;
+        SETTLE_UNROLL for (int k = 0; k < first; ++k) z[static_cast<std::size_t>(k)] =
+            separated(half_way + first * c + k % apart, apart, k / apart);
+        z = detail::dft(z);
+        SETTLE_UNROLL for (int e = 0; e < first; ++e) {
+          strip_a.put(c + 8 * e, z[static_cast<std::size_t>(e)].im);
+          strip_b.put(c + 8 * e, z[static_cast<std::size_t>(e)].re);
+        }
+      }
       strip_a.finish();
       strip_b.finish();
     }
@@ -278,8 +322,25 @@ class TileTransform {
     store(p, z.re);
     store(p + lanes, z.im);
   }
+  /// Of the packets of TileTransform<n, double> those number packets * part + q hold a part each of this one's packet q,
+  /// which is at p.
+  static SETTLE_INLINE ComplexPacket<double> widened(const T* p, int part) {
+    constexpr int wide = packet_size<double>, parts = lanes / wide, step = joined == 1 ? parts : 1;
+    p += part * (step == 1 ? wide : 1);
+    ComplexPacket<double> z;
+    SETTLE_UNROLL for (int l = 0; l < wide; ++l) {
+      z.re[l] = p[l * step];
+      z.im[l] = p[lanes + l * step];
+    }
+    return z;
+  }
 
  private:
+  static constexpr int first = n / 8;                        ///< of n = 8 first, a transform's two factors
+  static constexpr int side = detail::square_side<T>;        ///< of the squares that are transposed
+  static constexpr int joined = lanes / side;                ///< the squares that share packets
+  using Eight = std::array<ComplexPacket<T>, 8>;
+
   /// The columns that a window and a group of one packet's columns share, counted from the group's first.
   struct Overlap {
     Overlap(int left, int right, int group)
@@ -288,95 +349,142 @@ class TileTransform {
     int begin, end;
   };
 
-  /// A group of columns of a tile, for reading row by row. A group that the window's sides cut is copied to `edge`.
+  /// A group of columns of a tile, for reading row by row. A group that the window's sides cut is copied to `edge`, of
+  /// 2 n packets.
   struct Strip {
-    Strip(const TileWindow<const T>& tile, int group, T* edge) : top(tile.top), stride(tile.stride), next(tile.next) {
+    Strip(const TileWindow<const T>& tile, int group, T* edge) : next(tile.next) {
       const Overlap overlap(tile.left, tile.right, group);
-      rows = overlap.begin < overlap.end ? static_cast<unsigned>(tile.bottom - tile.top) : 0;
-      if (rows == 0) return;
-      first = tile.at(top, group * lanes);
-      if (overlap.whole()) return;
-      // Copied by packets if the window is as wide as one: what a packet holds beyond the group lies between the rows.
-      const int count = static_cast<int>(rows), gap = 2 * lanes;
-      T* const to = overlap.begin > 0 ? edge : edge + lanes;
-      std::fill_n(edge, count * gap, T(0));
-      if (tile.right - tile.left >= lanes) {
-        const int begin = overlap.begin > 0 ? overlap.begin : overlap.end - lanes;
-        for (int r = 0; r < count; ++r) store(to + r * gap + begin, load(tile.at(top + r, group * lanes + begin)));
-      } else {
-        for (int r = 0; r < count; ++r)
-          for (int x = overlap.begin; x < overlap.end; ++x) to[r * gap + x] = *tile.at(top + r, group * lanes + x);
+      const int count = overlap.begin < overlap.end ? tile.bottom - tile.top : 0;
+      empty = count == 0;
+      const T* from = nullptr;
+      Index stride = tile.stride;
+      if (!empty) {
+        from = tile.at(tile.top, group * lanes);
+        if (!overlap.whole()) from = copied(tile, overlap, from, count, edge), stride = 2 * lanes, next = 0;
       }
-      first = to;
-      stride = gap;
-      next = 0;
+      static constexpr T zeros[lanes] = {};
+      for (int y = 0; y < n; ++y)
+        rows[y] = y >= tile.top && y < tile.top + count ? from + (y - tile.top) * stride : zeros;
     }
     SETTLE_INLINE Packet<T> row(int y) const {
-      if (static_cast<unsigned>(y - top) >= rows) return Packet<T>{};
-      const T* const at = first + (y - top) * stride;
-      fetch(at + next, lanes);
-      return load(at);
+      fetch(rows[y] + next, lanes);
+      return load(rows[y]);
     }
 
-    const T* first = nullptr;
-    int top;
-    unsigned rows = 0;
-    Index stride, next;
+    const T* rows[n];
+    Index next;
+    bool empty;
+
+   private:
+    /// The overlap with zeros around it, each row followed by a packet that is not to be read.
+    static const T* copied(const TileWindow<const T>& tile, const Overlap& overlap, const T* from, int count, T* edge) {
+      T* const to = overlap.begin > 0 ? edge : edge + lanes;
+      std::fill_n(edge, count * 2 * lanes, T(0));
+      if (tile.right - tile.left >= lanes) {  // by packets: what one holds beyond the group lies between the rows
+        const int begin = overlap.begin > 0 ? overlap.begin : overlap.end - lanes;
+        for (int r = 0; r < count; ++r) store(to + r * 2 * lanes + begin, load(from + r * tile.stride + begin));
+      } else {
+        for (int r = 0; r < count; ++r)
+          for (int x = overlap.begin; x < overlap.end; ++x) to[r * 2 * lanes + x] = from[r * tile.stride + x];
+      }
+      return to;
+    }
   };
 
-  /// A group of columns of a tile, for writing or adding to row by row.
+  /// A group of columns of a tile, for writing or adding to row by row. A group that the window's sides cut is kept in
+  /// an edge of n + 1 packets until it is finished; rows outside the window go to its last packet.
   struct OutStrip {
-    OutStrip(const TileWindow<T>& tile, int group, T* edge, bool adding)
-        : window(tile),
-          overlap(tile.left, tile.right, group),
-          first_column(group * lanes),
-          stride(tile.stride),
-          next(tile.next),
-          add(adding) {
-      rows = overlap.begin < overlap.end ? static_cast<unsigned>(tile.bottom - tile.top) : 0;
-      if (rows == 0) return;
-      first = overlap.whole() ? tile.at(tile.top, first_column) : edge;
-      if (!overlap.whole()) stride = lanes, next = 0;
+    OutStrip(const TileWindow<T>& tile, int group, T* edge_rows, bool adding)
+        : overlap(tile.left, tile.right, group), next(tile.next), stride(tile.stride), add(adding), edge(edge_rows) {
+      count = overlap.begin < overlap.end ? tile.bottom - tile.top : 0;
+      if (count > 0) plane = tile.at(tile.top, group * lanes);
+      const bool whole = overlap.whole();
+      T* const nowhere = edge + n * lanes;
+      for (int y = 0; y < n; ++y) {
+        const int r = y - tile.top;
+        rows[y] = r < 0 || r >= count ? nowhere : whole ? plane + r * stride : edge + r * lanes;
+      }
+      if (!whole) next = 0;
+      if (!add) return;
+      std::fill(whole ? nowhere : edge, nowhere + lanes, T(0));
+      if (!whole)
+        for (int r = 0; r < count; ++r) copy_few<lanes / 2>(at_edge(r), in_plane(r), overlap.end - overlap.begin);
     }
     SETTLE_INLINE void put(int y, Packet<T> v) const {
-      if (static_cast<unsigned>(y - window.top) >= rows) return;
-      T* const at = first + (y - window.top) * stride;
-      store(at, add && overlap.whole() ? load(at) + v : v);
+      T* const at = rows[y];
+      store(at, add ? load(at) + v : v);
       fetch(at + next, lanes);
     }
     void finish() const {
       if (overlap.whole()) return;
-      for (int r = 0; r < static_cast<int>(rows); ++r)
-        for (int x = overlap.begin; x < overlap.end; ++x) {
-          T& to = *window.at(window.top + r, first_column + x);
-          to = add ? to + first[r * lanes + x] : first[r * lanes + x];
-        }
+      for (int r = 0; r < count; ++r) copy_few<lanes / 2>(in_plane(r), at_edge(r), overlap.end - overlap.begin);
     }
 
-    const TileWindow<T>& window;
+   private:
+    T* in_plane(int r) const { return plane + r * stride + overlap.begin; }
+    T* at_edge(int r) const { return edge + r * lanes + overlap.begin; }
+
+    T* rows[n];
     Overlap overlap;
-    int first_column;
-    unsigned rows = 0;
-    Index stride, next;
+    Index next, stride;
     bool add;
-    T* first = nullptr;
+    int count;
+    T *edge, *plane = nullptr;
   };
+
+  /// Copies fewer than 2 * most numbers, a power of two at a time.
+  template <int most>
+  static SETTLE_INLINE void copy_few(T* to, const T* from, int count) {
+    if (count & most) std::memcpy(to, from, most * sizeof(T)), to += most, from += most;
+    if constexpr (most > 1) copy_few<most / 2>(to, from, count);
+  }
 
   /// From Z at packet row j the conjugate at the negated frequencies, or back.
   static SETTLE_INLINE ComplexPacket<T> conjugate_of_negative(ComplexPacket<T> z, int j) {
     return {detail::reversed(z.re, j == 0), -detail::reversed(z.im, j == 0)};
   }
 
-  /// Reads `lanes` packets `from_stride` apart and writes them, lanes and positions exchanged, `to_stride` apart.
-  static SETTLE_INLINE void move_block(const ComplexPacket<T>* from, int from_stride, ComplexPacket<T>* to,
-                                       int to_stride) {
-    Packet<T> block[lanes];
-    SETTLE_UNROLL for (int l = 0; l < lanes; ++l) block[l] = from[l * from_stride].re;
-    detail::transpose(block);
-    SETTLE_UNROLL for (int l = 0; l < lanes; ++l) to[l * to_stride].re = block[l];
-    SETTLE_UNROLL for (int l = 0; l < lanes; ++l) block[l] = from[l * from_stride].im;
-    detail::transpose(block);
-    SETTLE_UNROLL for (int l = 0; l < lanes; ++l) to[l * to_stride].im = block[l];
+  /// Where the square of a column's frequencies (n / 8) d + k, for some or all d, and of the rows or columns of group g
+  /// is, or one of two that share packets.
+  static constexpr int square(int k, int g) { return k % groups * n + g * lanes + k / groups * side; }
+
+  /// Transposes eight packets in squares and writes them: z[d] holds the frequencies (n / 8) d + k.
+  static SETTLE_INLINE void write_squares(const Eight& z, ComplexPacket<T>* squares, int k, int g) {
+    const auto move = [&](auto part) __attribute__((always_inline)) {
+      SETTLE_UNROLL for (int s = 0; s < 8 / side; ++s) {
+        Packet<T> rows[side];
+        SETTLE_UNROLL for (int i = 0; i < side; ++i) rows[i] = z[static_cast<std::size_t>(s + 8 / side * i)].*part;
+        detail::transpose(rows);
+        ComplexPacket<T>* const to = squares + square(k + first * s, g);
+        SETTLE_UNROLL for (int i = 0; i < side; ++i) to[i].*part = rows[i];
+      }
+    };
+    move(&ComplexPacket<T>::re), move(&ComplexPacket<T>::im);
+  }
+
+  /// Reads them back the other way: the squares' lanes are frequencies, the result's are not.
+  static SETTLE_INLINE Eight read_squares(const ComplexPacket<T>* squares, int k, int g) {
+    Eight z;
+    const auto move = [&](auto part) __attribute__((always_inline)) {
+      SETTLE_UNROLL for (int s = 0; s < 8 / side; ++s) {
+        const ComplexPacket<T>* const from = squares + square(k + first * s, g);
+        Packet<T> rows[side];
+        SETTLE_UNROLL for (int i = 0; i < side; ++i) rows[i] = from[i].*part;
+        detail::transpose(rows);
+        SETTLE_UNROLL for (int i = 0; i < side; ++i) z[static_cast<std::size_t>(s + 8 / side * i)].*part = rows[i];
+      }
+    };
+    move(&ComplexPacket<T>::re), move(&ComplexPacket<T>::im);
+    return z;
+  }
+
+  /// The packet of one transposed square, or that of number `which` from two squares whose blocks alternate.
+  static SETTLE_INLINE ComplexPacket<T> separated(const ComplexPacket<T>* at, int apart, int which) {
+    if constexpr (joined == 1)
+      return *at;
+    else
+      return {detail::alternate_blocks(at[0].re, at[apart].re, which),
+              detail::alternate_blocks(at[0].im, at[apart].im, which)};
   }
 };
 
