@@ -47,6 +47,9 @@ std::vector<T> special_values() {
                     Limits<T>::epsilon() / 2, Limits<T>::epsilon(), T(0.5), T(1), T(2), T(3), T(1e4), Limits<T>::max(),
                     Limits<T>::infinity(), Limits<T>::quiet_NaN()})
     for (const T sign : {T(1), T(-1)}) values.push_back(sign * x);
+  using U = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+  for (const U payload : {U{1}, U{0xfff}})  // a NaN stays one whatever its other bits
+    values.push_back(std::bit_cast<T>(std::bit_cast<U>(Limits<T>::quiet_NaN()) | payload));
   return values;
 }
 
@@ -102,6 +105,12 @@ TEST_CASE_TEMPLATE("functions of packets are within 4 ulp of the exact result", 
           [](long double x) { return std::exp(x); });
   compare("exp near 0", arguments<T>(-3, 3), [](auto v) { return cpu::exp(v); },
           [](long double x) { return std::exp(x); });
+  compare("exp of minus |x|", arguments<T>(-1.2 * largest_exponent, 1.2 * largest_exponent),
+          [](auto v) { return cpu::exp_minus_abs(v); }, [](long double x) { return std::exp(-std::abs(x)); });
+  std::vector<T> unit = arguments<T>(0, 1);
+  std::erase_if(unit, [](T x) { return !(x >= 0 && x <= 1); });
+  compare("log1p of [0, 1]", unit, [](auto v) { return cpu::log1p_of_unit(v); },
+          [](long double x) { return std::log1p(x); });
   compare("expm1", arguments<T>(-4, 4), [](auto v) { return cpu::expm1(v); },
           [](long double x) { return std::expm1(x); });
   compare("expm1 far", arguments<T>(-45, largest_exponent + 1), [](auto v) { return cpu::expm1(v); },

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "settle/cpu/packet.hpp"
+#include "settle/cpu/unroll.hpp"
 
 #ifdef __FAST_MATH__
 #error "settle/cpu/packet_math.hpp rounds by adding large numbers: compile without -ffast-math"
@@ -49,8 +50,8 @@ struct Constants<float> {
   static constexpr std::array<float, 8> log{0.3333333f, -0.2500082f, 0.20001225f, -0.16623357f, 0.14201774f,
       -0.1316019f, 0.12761486f, -0.07634375f};
   /// (log(1 + x) - x) / x^2, 0 <= x <= 1
-  static constexpr std::array<float, 9> log1p{-0.499999328f, 0.333305114f, -0.249585878f, 0.196954023f, -0.153554006f,
-      0.106805618f, -0.0576644982f, 0.0202046102f, -0.00331847748f};
+  static constexpr std::array<float, 8> log1p{-0.49999648f, 0.333213231f, -0.248571671f, 0.191536673f, -0.137538269f,
+      0.079204812f, -0.0300659559f, 0.00536486399f};
   /// (2 atanh(s) - 2s - 2s^3/3) / s^5 in z = s^2, s = f / (2 + f)
   static constexpr std::array<float, 3> atanh{0.40000153f, 0.28547037f, 0.23420973f};
   /// (sin(r) / r - 1) / z in z = r^2, |r| <= pi/4
@@ -145,13 +146,19 @@ SETTLE_INLINE V copy_sign(V magnitude, V sign) {
   return from_bits<V>((to_bits(magnitude) & ~sign_bit<V>) | (to_bits(sign) & sign_bit<V>));
 }
 
-/// coefficients[0] + coefficients[1] x + ...
-template <const auto& coefficients, std::size_t first = 0, IsPacket V>
+/// coefficients[first] + coefficients[first + step] x + coefficients[first + 2 step] x^2 + ...
+template <const auto& coefficients, std::size_t first = 0, std::size_t step = 1, IsPacket V>
 SETTLE_INLINE V polynomial(V x) {
-  if constexpr (first + 1 == coefficients.size())
+  if constexpr (first + step >= coefficients.size())
     return splat(coefficients[first]);
   else
-    return polynomial<coefficients, first + 1>(x) * x + coefficients[first];
+    return polynomial<coefficients, first + step, step>(x) * x + coefficients[first];
+}
+
+/// polynomial(x) by its even and its odd powers, for square = x^2: half as long a chain of operations.
+template <const auto& coefficients, IsPacket V>
+SETTLE_INLINE V polynomial_in_halves(V x, V square) {
+  return polynomial<coefficients, 1, 2>(square) * x + polynomial<coefficients, 0, 2>(square);
 }
 
 /// min(max(x, lowest), highest); NaN stays.
@@ -159,6 +166,14 @@ template <IsPacket V>
 SETTLE_INLINE V clamp(V x, Lane<V> lowest, Lane<V> highest) {
   x = select(x < lowest, splat(lowest), x);
   return select(x > highest, splat(highest), x);
+}
+
+/// max(x, lowest); NaN stays. GCC makes one instruction of it only where the bound is no constant to its eyes.
+template <IsPacket V>
+SETTLE_INLINE V at_least(V x, Lane<V> lowest) {
+  const V bound = held(splat(lowest));
+  x = held(x);
+  return select(bound > x, bound, x);
 }
 
 /// x - part[0] n - part[1] n - ..., for integers n that make all products but the last exact.
@@ -366,12 +381,19 @@ SETTLE_INLINE V exp(V x) {
   return detail::exp_of_sum(detail::clamp(x, C::exp_lowest, C::exp_highest));
 }
 
-/// e^-|x|
+/// e^-|x|. With -|x| = n log(2) + r, n + 64 is added to the exponent of e^r: n alone may be too low for one.
 template <IsPacket V>
 SETTLE_INLINE V exp_minus_abs(V x) {
-  constexpr auto lowest = detail::ConstantsOf<V>::exp_lowest;
-  const V a = detail::from_bits<V>(detail::to_bits(x) | detail::sign_bit<V>);
-  return detail::exp_of_sum(select(a < lowest, splat(lowest), a));
+  using C = detail::ConstantsOf<V>;
+  using T = Lane<V>;
+  constexpr T shift = detail::rounder<V> + T(64);
+  const V a = detail::at_least(detail::from_bits<V>(detail::to_bits(x) | detail::sign_bit<V>), C::exp_lowest);
+  const V shifted = a * T(1.44269504088896340736) + shift;
+  const V n = shifted - shift;
+  const V r = (a - n * C::ln2_high) - n * C::ln2_low;
+  const V exp_r = detail::polynomial<C::expm1>(r) * (r * r) + (r + T(1));
+  const V scaled = detail::from_bits<V>(detail::to_bits(exp_r) + (detail::to_bits(shifted) << C::mantissa_bits));
+  return scaled * T(0x1p-64) + (r - r);  // of NaN, the sum of integers may be a number: r - r is NaN
 }
 
 /// e^x - 1
@@ -412,10 +434,12 @@ SETTLE_INLINE V log1p(V x) {
 template <IsPacket V>
 SETTLE_INLINE V log1p_of_unit(V x) {
   using C = detail::ConstantsOf<V>;
-  if constexpr (std::same_as<Lane<V>, float>)
-    return (detail::polynomial<C::log1p>(x) * x) * x + x;
-  else
+  if constexpr (std::same_as<Lane<V>, float>) {
+    const V square = x * x;
+    return detail::polynomial_in_halves<C::log1p>(x, square) * square + x;
+  } else {
     return log1p(x);
+  }
 }
 
 /// The square root; NaN below 0. Newton's iteration for 1/sqrt(x), then one step with the exact residual, because

@@ -47,6 +47,10 @@ struct Compiled {
   static SETTLE_INLINE void step(Values& v, const Inputs& input) {
     constexpr expr::Instruction i = code[I];
     constexpr auto at = [](int k) { return static_cast<std::size_t>(k < 0 ? 0 : k); };
+    if constexpr (i.operation == expr::Operation::constant) {  // held: GCC finds no maximum where a bound is constant
+      v[I].fill(held(splat<T>(static_cast<T>(i.literal))));
+      return;
+    }
     SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) {
       if constexpr (i.operation == expr::Operation::input)
         v[I][p] = load(input[i.input_number()] + p * packet_size<T>);

@@ -365,7 +365,7 @@ constexpr Program lower(const Program& p) {
     if (i.operation == Operation::sigmoid || i.operation == Operation::softplus) {
       const Expression x(out, moved(i.a)), e = apply(Operation::exp_minus_abs, x);
       const Expression y = i.operation == Operation::softplus
-                               ? select(x < 0., 0., x) + apply(Operation::log1p_of_unit, e)
+                               ? select(x > 0., x, 0.) + apply(Operation::log1p_of_unit, e)
                                : select(x < 0., e, 1.) * (1. / (1. + e));
       value.push_back(y.in(out));
     } else {
