@@ -62,20 +62,21 @@ void copy_padded(const T* plane, Index height, Index width, Index first, Index b
   const Index left = std::clamp<Index>(-begin, 0, columns), from = std::max<Index>(begin, 0);
   const Index count = std::clamp<Index>(std::min(width, begin + columns) - from, 0, columns - left);
   constexpr Index lanes = packet_size<T>;
+  std::fill_n(out, rows > 0 ? left : 0, T(0));
   for (Index y = first; y < first + rows; ++y, out += stride) {
     const bool inside = y >= 0 && y < height;
     const Index whole = inside ? count / lanes * lanes : 0;
+    const Index end = y + 1 < first + rows ? stride + left : stride;  // with the next row's zeros, if there is one
     if (whole == 0) {
-      std::fill_n(out, stride, T(0));
+      std::fill_n(out + left, end - left, T(0));
       if (inside) std::copy_n(plane + y * width + from, count, out + left);
       continue;
     }
-    // Zeros at both ends, packets that may lie under what follows; the last packet of pixels repeats some.
-    for (Index i = 0; i < left; i += lanes) store(out + i, Packet<T>{});
-    for (Index i = stride; i > left + count; i -= lanes) store(out + i - lanes, Packet<T>{});
+    // Packets of zeros, of which the first may lie under pixels; the last packet of pixels repeats some.
+    for (Index i = end; i > left + count; i -= lanes) store(out + i - lanes, Packet<T>{});
     const T* const row = plane + y * width + from;
     for (Index i = 0; i < whole; i += lanes) store(out + left + i, load(row + i));
-    store(out + left + count - lanes, load(row + count - lanes));
+    if (whole < count) store(out + left + count - lanes, load(row + count - lanes));
   }
 }
 
@@ -359,53 +360,56 @@ SETTLE_INLINE V sums_of_lanes(const V* v) {
   }
 }
 
-/// Adds to sums[o * sum_stride + t] the sum over a band of gy's channel o times x at the tap t. Rows have `width`
-/// pixels, a multiple of a packet's; of the taps only the first `counting` count.
+/// Adds to sums[o * taps + t] the sum over a band of gy's channel o times x at the tap t. Rows have `width` pixels, a
+/// multiple of a packet's, and the sums fill up packets.
 template <int outputs, int taps, class T>
-void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* const (&x)[taps], Index stride, T* sums,
-                    Index sum_stride, Index counting) {
+void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* const (&x)[taps], Index stride,
+                    T* sums) {
   constexpr int lanes = packet_size<T>, products = outputs * taps;
   Packet<T> block[products];
   SETTLE_UNROLL for (int i = 0; i < products; ++i) block[i] = Packet<T>{};
+  const T* from[taps];
+  SETTLE_UNROLL for (int t = 0; t < taps; ++t) from[t] = x[t];
   const Index end = rows * width, skip = stride - width;
-  for (Index at_gy = 0, at_x = 0, row_end = width; at_gy < end;) {
+  for (Index at = 0, row_end = width; at < end;) {
     Packet<T> pixels[taps];
-    SETTLE_UNROLL for (int t = 0; t < taps; ++t) pixels[t] = held(load(x[t] + at_x));
+    SETTLE_UNROLL for (int t = 0; t < taps; ++t) pixels[t] = held(load(from[t] + at));
     SETTLE_UNROLL for (int o = 0; o < outputs; ++o) {
-      const Packet<T> g = held(load(gy + o * plane + at_gy));
+      const Packet<T> g = held(load(gy + o * plane + at));
       SETTLE_UNROLL for (int t = 0; t < taps; ++t) block[o * taps + t] = fma(g, pixels[t], block[o * taps + t]);
     }
-    at_gy += lanes;
-    const bool ends_row = at_gy == row_end;
-    at_x += lanes + (ends_row ? skip : 0);
-    row_end += ends_row ? width : 0;
+    at += lanes;
+    if (at != row_end) continue;
+    row_end += width;
+    SETTLE_UNROLL for (int t = 0; t < taps; ++t) from[t] += skip;
   }
-  T totals[round_up(products, lanes)];
   [&]<int... i>(std::integer_sequence<int, i...>) {
-    (store(totals + i * lanes, sums_of_lanes<products, i * lanes>(block)), ...);
+    (store(sums + i * lanes, load(sums + i * lanes) + sums_of_lanes<products, i * lanes>(block)), ...);
   }
   (std::make_integer_sequence<int, (products + lanes - 1) / lanes>{});
-  if (counting == taps) {
-    SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int t = 0; t < taps; ++t)
-        sums[o * sum_stride + t] += totals[o * taps + t];
-  } else {
-    for (int o = 0; o < outputs; ++o)
-      for (Index t = 0; t < counting; ++t) sums[o * sum_stride + t] += totals[o * taps + t];
-  }
 }
 
 /// The taps that correlate_band takes at once. Blocks of four channels take four at most: 4 and 4 planes that are
 /// multiples of 4 KB apart still find room in the eight or more ways of a first-level cache, which such planes share.
 constexpr int block_taps(int outputs) { return std::min(outputs == 4 ? 4 : 6, block_packets(outputs)); }
 
-/// The output channels in blocks for correlate_taps, so that few products are computed for taps that do not count.
-/// `crowded`: all planes, of x and of gy, are multiples of 4 KB apart and come from the second-level cache.
-inline ChannelBlocks correlation_blocks(Index outputs, Index taps, bool crowded) {
+/// How planes lie in the first-level cache: those that are multiples of 4 KB apart share its ways.
+enum class Crowding { none, gy, all };
+
+template <class T>
+bool crowded(Index plane) {
+  return plane * static_cast<Index>(sizeof(T)) % 4096 == 0;
+}
+
+/// The output channels in blocks for correlate_band, so that few products are computed for taps that do not count.
+inline ChannelBlocks correlation_blocks(Index outputs, Index taps, Crowding crowding) {
+  // What products cost in blocks of more planes than a cache has ways; where only gy's crowd, this decides ties.
+  const double crowd = crowding == Crowding::all ? 1.1 : crowding == Crowding::gy ? 1.001 : 1.0;
   const auto cost = [&](const ChannelBlocks& blocks) {
     double products = 0;
     for (Index block = 0; block < blocks.count; ++block) {
       const int size = static_cast<int>(blocks.size(block)), at_once = block_taps(size);
-      products += (crowded && size + at_once > 8 ? 1.1 : 1.0) * static_cast<double>(size * round_up(taps, at_once));
+      products += (size + at_once > 8 ? crowd : 1.0) * static_cast<double>(size * round_up(taps, at_once));
     }
     return products;
   };
@@ -414,33 +418,86 @@ inline ChannelBlocks correlation_blocks(Index outputs, Index taps, bool crowded)
   return cheaper(cheaper(ChannelBlocks(outputs), ChannelBlocks(outputs, most, true)), ChannelBlocks(outputs, 4, true));
 }
 
-/// Adds to sums[o * sum_stride + tap] the sum over a band of gy's channel o times x at the tap, for all o and taps.
+/// The sums of a weight gradient while it is added up:
+/// [group][chunk of input channels][block of outputs][block of taps][output][tap], each block of products filled up to
+/// packets, so that few instructions add to it.
 template <class T>
-void correlate_taps(const ChannelBlocks& blocks, Index rows, Index width, const T* gy, Index plane, const T* x,
-                    const TapLoop& loop, Index stride, T* sums, Index sum_stride) {
-  const Index taps = loop.taps();
-  for (Index block = 0; block < blocks.count; ++block)
-    blocks.with_size(block, [&](auto size) {
-      constexpr int at_once = block_taps(size);
-      const Index o = blocks.begin(block);
-      TapCursor cursor(loop);
-      for (Index tap = 0; tap < taps; tap += at_once) {
-        const T* from[at_once];
-        for (int t = 0; t < at_once; ++t) {
-          from[t] = x + cursor.place();
-          if (tap + t + 1 < taps) cursor.advance();
-        }
-        correlate_band<size, at_once>(rows, width, gy + o * plane, plane, from, stride, sums + o * sum_stride + tap,
-                                      sum_stride, std::min<Index>(at_once, taps - tap));
-      }
-    });
-}
+class CorrelationSums {
+ public:
+  /// For chunks of `chunk` input channels, of which a group's last may be smaller.
+  CorrelationSums(const ConvGeometry& g, Index chunk, Crowding crowding = Crowding::none)
+      : groups_(g.groups),
+        outputs_(g.out_channels / g.groups),
+        inputs_(g.in_channels / g.groups),
+        taps_(g.taps()),
+        chunk_(chunk),
+        blocks_(correlation_blocks(outputs_, chunk * taps_, crowding)) {
+    for (Index block = 0; block < blocks_.count; ++block) {
+      const int size = static_cast<int>(blocks_.size(block)), at_once = block_taps(size);
+      chunk_size_ += (chunk * taps_ + at_once - 1) / at_once * block_size(size);
+    }
+  }
 
-/// to += from
-template <class T>
-void add(const T* from, Index size, T* to) {
-  for (Index i = 0; i < size; ++i) to[i] += from[i];
-}
+  /// The numbers that all sums take.
+  Index size() const { return groups_ * chunks() * chunk_size_; }
+
+  /// Adds to the sums of a group's chunk, which begins at `channel`, those over a band of gy's channels times x at the
+  /// taps.
+  void correlate(Index group, Index channel, Index rows, Index width, const T* gy, Index plane, const T* x,
+                 const TapLoop& loop, Index stride, T* sums) const {
+    const Index taps = loop.taps();
+    sums += (group * chunks() + channel / chunk_) * chunk_size_;
+    for (Index block = 0; block < blocks_.count; ++block)
+      blocks_.with_size(block, [&](auto size) {
+        constexpr int at_once = block_taps(size);
+        TapCursor cursor(loop);
+        for (Index tap = 0; tap < taps; tap += at_once, sums += block_size(size)) {
+          const T* from[at_once];
+          for (int t = 0; t < at_once; ++t) {
+            from[t] = x + cursor.place();
+            if (tap + t + 1 < taps) cursor.advance();
+          }
+          correlate_band<size, at_once>(rows, width, gy + blocks_.begin(block) * plane, plane, from, stride, sums);
+        }
+      });
+  }
+
+  /// gw += the sums
+  void add_to(const T* sums, T* gw) const {
+    for (Index group = 0; group < groups_; ++group, gw += outputs_ * inputs_ * taps_)
+      for (Index channel = 0; channel < inputs_; channel += chunk_, sums += chunk_size_)
+        add_chunk(std::min(chunk_, inputs_ - channel) * taps_, sums, gw + channel * taps_);
+  }
+
+ private:
+  static constexpr Index block_size(int outputs) {
+    return round_up(outputs * block_taps(outputs), packet_size<T>);
+  }
+
+  Index chunks() const { return (inputs_ + chunk_ - 1) / chunk_; }
+
+  void add_chunk(Index taps, const T* sums, T* gw) const {
+    for (Index block = 0; block < blocks_.count; ++block)
+      blocks_.with_size(block, [&](auto size) {
+        constexpr int at_once = block_taps(size);
+        for (Index tap = 0; tap < taps; tap += at_once, sums += block_size(size))
+          for (int o = 0; o < size; ++o) {
+            T* const to = gw + (blocks_.begin(block) + o) * inputs_ * taps_ + tap;
+            const T* const from = sums + o * at_once;
+            if (taps - tap < at_once) {
+              for (Index t = 0; t < taps - tap; ++t) to[t] += from[t];
+              continue;
+            }
+            T all[at_once];  // none is written before all are read, so that an instruction may take several
+            SETTLE_UNROLL for (int t = 0; t < at_once; ++t) all[t] = to[t] + from[t];
+            SETTLE_UNROLL for (int t = 0; t < at_once; ++t) to[t] = all[t];
+          }
+      });
+  }
+
+  Index groups_, outputs_, inputs_, taps_, chunk_, chunk_size_ = 0;
+  ChannelBlocks blocks_;
+};
 
 /// gw = the gradient in weights that mix channels.
 template <class T>
@@ -448,24 +505,22 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
   constexpr Index lanes = packet_size<T>;
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const int parts = ThreadPool::instance().parts_for(g.multiply_adds(), thread_grain);
-  const Index tail_size = (inputs + outputs) * lanes, share = round_up(g.weight_size(), lanes) + tail_size;
+  const CorrelationSums<T> layout(g, inputs, crowded<T>(pixels) ? Crowding::all : Crowding::none);
+  const Index tail_size = (inputs + outputs) * lanes, share = layout.size() + tail_size;
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   std::fill_n(scratch_data, parts * share, T(0));
-  const bool crowded = image_bytes<T>(g) <= 2 * band_bytes && pixels * static_cast<Index>(sizeof(T)) % 4096 == 0;
-  const ChannelBlocks blocks = correlation_blocks(outputs, inputs, crowded);
   // A lane adds up to 128 products: enough that sums over lanes cost little, few enough that they round little.
   const Index run = 128 * lanes;
   for_each_pixel_run<T>(g, run, parts, [&](int part, Index image, Index begin, Index end) {
     T* const x_tail = scratch_data + part * share;
     T* const gy_tail = x_tail + inputs * lanes;
-    T* const sums = x_tail + tail_size + image % g.groups * outputs * inputs;
     const T* const x_image = x + image * inputs * pixels;
     const T* const gy_image = gy + image * outputs * pixels;
     const Index whole = (end - begin) / lanes * lanes, rest = end - begin - whole;
     const auto correlate = [&](const T* gy_run, Index gy_plane, const T* x_run, Index x_plane, Index length) {
       const TapLoop channels{1, 0, 1, 0, inputs, x_plane};
-      correlate_taps(blocks, 1, length, gy_run, gy_plane, x_run, channels, 0, sums, inputs);
+      layout.correlate(image % g.groups, 0, 1, length, gy_run, gy_plane, x_run, channels, 0, x_tail + tail_size);
     };
     if (whole > 0) correlate(gy_image + begin, pixels, x_image + begin, pixels, whole);
     if (rest == 0) return;
@@ -473,7 +528,7 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
     copy_padded(gy_image, outputs, pixels, 0, begin + whole, outputs, rest, lanes, gy_tail);
     correlate(gy_tail, lanes, x_tail, lanes, lanes);
   });
-  for (int part = 0; part < parts; ++part) add(scratch_data + part * share + tail_size, g.weight_size(), gw);
+  for (int part = 0; part < parts; ++part) layout.add_to(scratch_data + part * share + tail_size, gw);
 }
 
 /// gw = the gradient in the weights, for a geometry of stride 1.
@@ -499,23 +554,25 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index band = even(height, most_rows);
   const Index gy_plane = round_up(band * gy_stride, lanes);
   const Index x_plane = round_up((band + reach_h) * x_stride + reach_w + lanes, lanes);
+  const Index shift = round_up(g.pad_w, lanes) - g.pad_w;  // rows of pixels begin with packets
   const Index most_channels = std::clamp<Index>((budget - outputs * gy_plane) / x_plane, 1, inputs);
   const Index chunk = even(inputs, most_channels);
   const bool in_place = gy_stride == width && !joined;  // gy's rows serve as they stand
-  const Index x_share = chunk * x_plane, gy_share = in_place ? 0 : outputs * gy_plane;
-  const Index share = x_share + gy_share + round_up(g.weight_size(), lanes);
+  const Index gy_distance = in_place ? height * width : gy_plane;
+  const CorrelationSums<T> layout(g, chunk, crowded<T>(gy_distance) ? Crowding::gy : Crowding::none);
+  const Index x_share = lanes + chunk * x_plane, gy_share = in_place ? 0 : outputs * gy_plane;
+  const Index share = x_share + gy_share + layout.size();
 
   ThreadPool& pool = ThreadPool::instance();
   const Index all_rows = images * height;
   const int parts = pool.parts_for(all_rows, thread_grain / (g.multiply_adds() / all_rows + 1) + 1);
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
-  const ChannelBlocks blocks = correlation_blocks(outputs, chunk * g.taps(), false);
   pool.split(all_rows, parts, [&](int part, Index row, Index end) {
-    T* const x_band = scratch_data + part * share;
-    T* const gy_band = x_band + x_share;
+    T* const x_band = scratch_data + part * share + shift;
+    T* const gy_band = scratch_data + part * share + x_share;
     T* const sums = gy_band + gy_share;
-    std::fill_n(sums, g.weight_size(), T(0));
+    std::fill_n(sums, layout.size(), T(0));
     for (Index rows; row < end; row += rows) {
       const Index image = row / height, first = row % height;
       rows = std::min({band, height - first, end - row});
@@ -536,12 +593,12 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
           if (joined) std::fill_n(plane + (rows + reach_h) * x_stride, reach_w + lanes, T(0));
         }
         const TapLoop loop{channels, x_plane, g.kernel_height, g.dilation_h * x_stride, g.kernel_width, g.dilation_w};
-        correlate_taps(blocks, joined ? 1 : rows, run, gy_rows, in_place ? height * width : gy_plane, x_band, loop,
-                       x_stride, sums + (image % g.groups * outputs * inputs + begin) * g.taps(), inputs * g.taps());
+        layout.correlate(image % g.groups, begin, joined ? 1 : rows, run, gy_rows, gy_distance, x_band, loop, x_stride,
+                         sums);
       }
     }
   });
-  for (int part = 0; part < parts; ++part) add(scratch_data + part * share + x_share + gy_share, g.weight_size(), gw);
+  for (int part = 0; part < parts; ++part) layout.add_to(scratch_data + part * share + x_share + gy_share, gw);
 }
 
 }  // namespace detail

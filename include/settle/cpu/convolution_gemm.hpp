@@ -151,22 +151,22 @@ void gemm_input_grad(const ConvGeometry& g, const T* gy, const T* packed, T* gx,
 template <class T>
 void gemm_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const PatchTiles<T> tiles(g, 1);
-  const Index inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups, depth = inputs * g.taps();
+  const Index inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const Index units = g.batch * g.groups * tiles.count;
   std::fill_n(gw, g.weight_size(), T(0));
   if (units == 0 || g.weight_size() == 0) return;
   ThreadPool& pool = ThreadPool::instance();
   const int parts = pool.parts_for(units, thread_grain / (g.multiply_adds() / units + 1) + 1);
   const Index tile_share = (tiles.channels * g.taps() + outputs) * tiles.stride;
-  const Index share = tile_share + round_up(g.weight_size(), packet_size<T>);
+  const CorrelationSums<T> layout(g, tiles.channels);
+  const Index share = tile_share + layout.size();
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
-  const ChannelBlocks blocks = correlation_blocks(outputs, tiles.channels * g.taps(), false);
   pool.split(units, parts, [&](int part, Index first_unit, Index end_unit) {
     T* const patches = scratch_data + part * share;
     T* const gy_tile = patches + tiles.channels * g.taps() * tiles.stride;
     T* const sums = patches + tile_share;
-    std::fill_n(sums, g.weight_size(), T(0));
+    std::fill_n(sums, layout.size(), T(0));
     for (Index unit = first_unit; unit < end_unit; ++unit) {
       const Index image = unit / tiles.count, group = image % g.groups;  // an image of one group
       const Index begin = unit % tiles.count * tiles.pixels, end = std::min(begin + tiles.pixels, g.out_pixels());
@@ -178,12 +178,11 @@ void gemm_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
           gather_patches(g, x + (image * inputs + first + i) * g.in_pixels(), begin, end, tiles.stride,
                          patches + i * g.taps() * tiles.stride);
         const TapLoop rows{1, 0, 1, 0, channels * g.taps(), tiles.stride};
-        correlate_taps(blocks, 1, tiles.stride, gy_tile, tiles.stride, patches, rows, 0,
-                       sums + group * outputs * depth + first * g.taps(), depth);
+        layout.correlate(group, first, 1, tiles.stride, gy_tile, tiles.stride, patches, rows, 0, sums);
       }
     }
   });
-  for (int part = 0; part < parts; ++part) add(scratch_data + part * share + tile_share, g.weight_size(), gw);
+  for (int part = 0; part < parts; ++part) layout.add_to(scratch_data + part * share + tile_share, gw);
 }
 
 }  // namespace detail
