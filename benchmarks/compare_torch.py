@@ -393,7 +393,7 @@ def main():
         for done in range(options.rounds):
             if done and time.perf_counter() - start > options.seconds:
                 break
-            result = ours(options.program, case, 3 if one < 20 else 1)
+            result = ours(options.program, case, 9 if one < 8 else 3 if one < 20 else 1)
             our_times.append(result["processor_seconds" if case[-1] == 1 else "seconds"])
             if not peer_times or time.perf_counter() - start < options.seconds:
                 peer_times += [peer.seconds() for _ in range(1 if one > 1 else 3)]
