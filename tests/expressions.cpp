@@ -67,6 +67,8 @@ TEST_CASE("programs are simplified while they are built") {
   CHECK(length<1>([](auto x) { return 0. - x; }) == 2);
   CHECK(length<1>([](auto x) { return x * -1.; }) == 2);
   CHECK(length<1>([](auto x) { return abs(-abs(x)); }) == 2);
+  CHECK(length<1>([](auto x) { return x / -8. + x * -0.125; }) == 4);  // one product, used twice
+  CHECK(length<1>([](auto x) { return x / 3. + x * (1. / 3.); }) == 6);
   CHECK(length<1>([](auto x) { return select(x < 0., x, x); }) == 1);
   CHECK(length<1>([](auto x) { return x + (Expression(2.) * 3. - 1.) / 5.; }) == 3);
   CHECK(length<2>([](auto x, auto y) { return (x + y) * (y + x); }) == 4);  // one sum, used twice

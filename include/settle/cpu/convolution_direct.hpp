@@ -236,8 +236,8 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
   }
 }
 
-/// Calls f(part, image of one group, first pixel, end) for runs of at most about `most` pixels, as many in each of at most
-/// `parts` parts. None is shorter than a packet, unless an image is.
+/// Calls f(part, image of one group, first pixel, end) for runs of at most about `most` pixels, as many in each of at
+/// most `parts` parts. None is shorter than a packet, unless an image is.
 template <class T, class F>
 void for_each_pixel_run(const ConvGeometry& g, Index most, int parts, const F& f) {
   constexpr Index lanes = packet_size<T>;
@@ -258,19 +258,13 @@ void for_each_pixel_run(const ConvGeometry& g, Index most, int parts, const F& f
   });
 }
 
-/// The bytes of both images together.
-template <class T>
-Index image_bytes(const ConvGeometry& g) {
-  return (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T));
-}
-
 /// y (+)= the convolution of x with packed weights that mix channels.
 template <class T>
 void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool add) {
   const Index pixels = g.in_pixels(), inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
   const ChannelBlocks blocks(outputs);
   constexpr Index fetched_bytes = 4 * 1024 * 1024;  // what is smaller comes fast enough from a third-level cache
-  const bool fetches = image_bytes<T>(g) > fetched_bytes;
+  const bool fetches = (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) > fetched_bytes;
   // All channels of a run stay in the second-level cache.
   const Index run =
       std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs), 16 * packet_size<T>);
@@ -470,9 +464,8 @@ class CorrelationSums {
   }
 
  private:
-  static constexpr Index block_size(int outputs) {
-    return round_up(outputs * block_taps(outputs), packet_size<T>);
-  }
+  /// The numbers that a block of products takes.
+  static constexpr Index block_size(int outputs) { return round_up(outputs * block_taps(outputs), packet_size<T>); }
 
   Index chunks() const { return (inputs_ + chunk_ - 1) / chunk_; }
 

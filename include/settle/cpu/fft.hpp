@@ -298,9 +298,8 @@ class TileTransform {
       for (int k = 0; k < first; ++k) {
         const Eight z = detail::dft(read_squares(rows, k, g));
         half_way[k] = z[0];
-        SETTLE_UNROLL for (int c = 1; c < 8; ++c) half_way[first * c + k] =
-            detail::rotated(z[static_cast<std::size_t>(c)], twiddles.lane_re[c][k % apart],
-                            twiddles.lane_im[c][k % apart]);
+        SETTLE_UNROLL for (int c = 1; c < 8; ++c) half_way[first * c + k] = detail::rotated(
+            z[static_cast<std::size_t>(c)], twiddles.lane_re[c][k % apart], twiddles.lane_im[c][k % apart]);
       }
       for (int c = 0; c < 8; ++c) {
         std::array<ComplexPacket<T>, first> z;
@@ -322,8 +321,9 @@ class TileTransform {
     store(p, z.re);
     store(p + lanes, z.im);
   }
-  /// Of the packets of TileTransform<n, double> those number packets * part + q hold a part each of this one's packet q,
-  /// which is at p.
+
+  /// A part of this transform's packet q, which is at p, as a packet of TileTransform<n, double>: that of number
+  /// packets * part + q.
   static SETTLE_INLINE ComplexPacket<double> widened(const T* p, int part) {
     constexpr int wide = packet_size<double>, parts = lanes / wide, step = joined == 1 ? parts : 1;
     p += part * (step == 1 ? wide : 1);
@@ -336,9 +336,9 @@ class TileTransform {
   }
 
  private:
-  static constexpr int first = n / 8;                        ///< of n = 8 first, a transform's two factors
-  static constexpr int side = detail::square_side<T>;        ///< of the squares that are transposed
-  static constexpr int joined = lanes / side;                ///< the squares that share packets
+  static constexpr int first = n / 8;                  ///< of n = 8 first, a transform's two factors
+  static constexpr int side = detail::square_side<T>;  ///< of the squares that are transposed
+  static constexpr int joined = lanes / side;          ///< the squares that share packets
   using Eight = std::array<ComplexPacket<T>, 8>;
 
   /// The columns that a window and a group of one packet's columns share, counted from the group's first.

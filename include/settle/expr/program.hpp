@@ -74,6 +74,13 @@ struct Program {
     return k >= 0 && at(k).operation == Operation::constant && at(k).literal == value;
   }
   constexpr bool is_constant(int k) const { return k >= 0 && at(k).operation == Operation::constant; }
+  /// Whether it is a power of two whose inverse is one in single precision too.
+  constexpr bool has_exact_inverse(int k) const {
+    if (!is_constant(k)) return false;
+    const auto bits = std::bit_cast<std::uint64_t>(at(k).literal);
+    const auto exponent = static_cast<int>(bits >> 52 & 2047) - 1023;
+    return bits << 12 == 0 && exponent >= -126 && exponent <= 126;
+  }
 
   /// The index of an existing or simpler value equal to the instruction, or -1.
   constexpr int simplify(const Instruction& i) {
@@ -105,6 +112,7 @@ struct Program {
       case divide:
         if (is(i.a, 0)) return i.a;
         if (is(i.b, 1)) return i.a;
+        if (has_exact_inverse(i.b)) return emit({multiply, i.a, literal(1 / at(i.b).literal)});
         break;
       case negate:
         if (is_constant(i.a)) return literal(-at(i.a).literal);
