@@ -79,6 +79,14 @@ SETTLE_INLINE std::array<ComplexPacket<T>, 8> dft(const std::array<ComplexPacket
 template <class T>
 inline constexpr int square_side = std::min(packet_size<T>, 8);
 
+/// The squares that share packets: two where packets have twice as many lanes.
+template <class T>
+inline constexpr int joined_squares = packet_size<T> / square_side<T>;
+
+/// The lanes of a block of 16 bytes, within which a processor exchanges faster.
+template <class T>
+inline constexpr int block_lanes = 16 / static_cast<int>(sizeof(T));
+
 /// One round of a transposition: of each two rows whose numbers differ in the given bit, lane i of the first becomes
 /// element first(i) of the two rows' lanes one after the other, and of the second element second(i).
 template <int bit, class V, int count, class First, class Second, int lanes = packet_size<Lane<V>>>
@@ -94,10 +102,10 @@ SETTLE_INLINE void exchange(V (&rows)[count], First first, Second second) {
   (std::make_integer_sequence<int, lanes>{});
 }
 
-/// A round by blocks of 16 bytes: of two rows' blocks the first row gets the even ones, the second the odd ones.
+/// A round by blocks: of two rows' blocks the first row gets the even ones, the second the odd ones.
 template <int bit, class V, int count>
 SETTLE_INLINE void exchange_blocks(V (&rows)[count]) {
-  constexpr int block = 16 / sizeof(Lane<V>);
+  constexpr int block = block_lanes<Lane<V>>;
   const auto even = [](int i) { return i / block * 2 * block + i % block; };
   exchange<bit>(rows, even, [even](int i) { return even(i) + block; });
 }
@@ -110,12 +118,12 @@ SETTLE_INLINE V alternate_blocks(V a, V b, int which) {
   return rows[which];
 }
 
-/// Exchanges positions and lanes of a square of packets. A processor exchanges faster within 16 bytes, so the blocks of
-/// that size are transposed first, then moved as wholes. Of packets with twice as many lanes, two squares side by side
-/// are transposed, and their blocks alternate: one more round with another two separates them.
+/// Exchanges positions and lanes of a square of packets: blocks are transposed first, then moved as wholes. Of packets
+/// with twice as many lanes, two squares side by side are transposed, and their blocks alternate: one more round with
+/// another two separates them.
 template <class V, int side>
 SETTLE_INLINE void transpose(V (&rows)[side]) {
-  constexpr int lanes = packet_size<Lane<V>>, block = 16 / sizeof(Lane<V>);
+  constexpr int lanes = packet_size<Lane<V>>, block = block_lanes<Lane<V>>;
   const auto interleave = [&]<int bit>(std::integral_constant<int, bit>) __attribute__((always_inline)) {
     exchange<bit>(
         rows, [](int i) { return i / block * block + i % block / 2 + i % 2 * lanes; },
@@ -131,7 +139,7 @@ SETTLE_INLINE void transpose(V (&rows)[side]) {
 /// which the second of two has k + n / 16.
 template <class T, int n>
 struct Twiddles {
-  static constexpr int lanes = packet_size<T>, squares = lanes / square_side<T>;
+  static constexpr int lanes = packet_size<T>, squares = joined_squares<T>;
   T re[8][n / 8], im[8][n / 8];
   Packet<T> lane_re[8][n / 8 / squares], lane_im[8][n / 8 / squares];
 
@@ -142,11 +150,11 @@ struct Twiddles {
         re[b][k] = static_cast<T>(std::cos(angle));
         im[b][k] = static_cast<T>(std::sin(angle));
       }
-    constexpr int block = 16 / sizeof(T), half = n / 8 / squares;
+    constexpr int half = n / 8 / squares;
     for (int b = 0; b < 8; ++b)
       for (int k = 0; k < half; ++k)
         for (int l = 0; l < lanes; ++l) {
-          const int square = l / block % squares;
+          const int square = l / block_lanes<T> % squares;
           lane_re[b][k][l] = re[b][k + square * half];
           lane_im[b][k][l] = im[b][k + square * half];
         }
@@ -338,7 +346,7 @@ class TileTransform {
  private:
   static constexpr int first = n / 8;                  ///< of n = 8 first, a transform's two factors
   static constexpr int side = detail::square_side<T>;  ///< of the squares that are transposed
-  static constexpr int joined = lanes / side;          ///< the squares that share packets
+  static constexpr int joined = detail::joined_squares<T>;
   using Eight = std::array<ComplexPacket<T>, 8>;
 
   /// The columns that a window and a group of one packet's columns share, counted from the group's first.
