@@ -161,19 +161,19 @@ SETTLE_INLINE V polynomial_in_halves(V x, V square) {
   return polynomial<coefficients, 1, 2>(square) * x + polynomial<coefficients, 0, 2>(square);
 }
 
-/// min(max(x, lowest), highest); NaN stays.
-template <IsPacket V>
-SETTLE_INLINE V clamp(V x, Lane<V> lowest, Lane<V> highest) {
-  x = select(x < lowest, splat(lowest), x);
-  return select(x > highest, splat(highest), x);
-}
-
 /// max(x, lowest); NaN stays. GCC makes one instruction of it only where the bound is no constant to its eyes.
 template <IsPacket V>
 SETTLE_INLINE V at_least(V x, Lane<V> lowest) {
   const V bound = held(splat(lowest));
   x = held(x);
   return select(bound > x, bound, x);
+}
+
+/// min(max(x, lowest), highest); NaN stays.
+template <IsPacket V>
+SETTLE_INLINE V clamp(V x, Lane<V> lowest, Lane<V> highest) {
+  x = at_least(x, lowest);
+  return select(x > highest, splat(highest), x);
 }
 
 /// x - part[0] n - part[1] n - ..., for integers n that make all products but the last exact.
@@ -199,16 +199,28 @@ SETTLE_INLINE V exp_of_sum(V x, Tail... tail) {
   return ((polynomial<C::exp>(r) * r + T(1)) * r + T(1)) * power * power;
 }
 
+/// A number as n log(2) + r, |r| <= log(2)/2. In the low bits of `shifted` is n plus the integer that was asked for.
+template <IsPacket V>
+struct Reduced {
+  V shifted, r;
+};
+
+template <IsPacket V>
+SETTLE_INLINE Reduced<V> reduce(V x, Lane<V> more) {
+  using C = ConstantsOf<V>;
+  const Lane<V> shift = rounder<V> + more;
+  const V shifted = x * Lane<V>(1.44269504088896340736) + shift;
+  const V n = shifted - shift;
+  return {shifted, (x - n * C::ln2_high) - n * C::ln2_low};
+}
+
 /// expm1(x) / 2 for expm1_lowest <= x <= exp_highest. With x = n log(2) + r, expm1(x) = 2^n expm1(r) + (2^n - 1); half
 /// of it, because 2^n may be too large for a number.
 template <IsPacket V>
 SETTLE_INLINE V half_expm1(V x) {
   using C = ConstantsOf<V>;
   using T = Lane<V>;
-  constexpr T shift = rounder<V> + static_cast<T>(C::exponent_bias - 1);
-  const V shifted = x * T(1.44269504088896340736) + shift;
-  const V n = shifted - shift;
-  const V r = (x - n * C::ln2_high) - n * C::ln2_low;
+  const auto [shifted, r] = reduce(x, static_cast<T>(C::exponent_bias - 1));
   const V half_power = from_bits<V>(to_bits(shifted) << C::mantissa_bits);
   const V expm1_r = polynomial<C::expm1>(r) * (r * r) + r;
   return half_power * expm1_r + (half_power - T(0.5));
@@ -386,11 +398,8 @@ template <IsPacket V>
 SETTLE_INLINE V exp_minus_abs(V x) {
   using C = detail::ConstantsOf<V>;
   using T = Lane<V>;
-  constexpr T shift = detail::rounder<V> + T(64);
   const V a = detail::at_least(detail::from_bits<V>(detail::to_bits(x) | detail::sign_bit<V>), C::exp_lowest);
-  const V shifted = a * T(1.44269504088896340736) + shift;
-  const V n = shifted - shift;
-  const V r = (a - n * C::ln2_high) - n * C::ln2_low;
+  const auto [shifted, r] = detail::reduce(a, T(64));
   const V exp_r = detail::polynomial<C::expm1>(r) * (r * r) + (r + T(1));
   const V scaled = detail::from_bits<V>(detail::to_bits(exp_r) + (detail::to_bits(shifted) << C::mantissa_bits));
   return scaled * T(0x1p-64) + (r - r);  // of NaN, the sum of integers may be a number: r - r is NaN
