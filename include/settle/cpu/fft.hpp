@@ -393,7 +393,8 @@ class TileTransform {
         for (int r = 0; r < count; ++r) store(to + r * 2 * lanes + begin, load(from + r * tile.stride + begin));
       } else {
         for (int r = 0; r < count; ++r)
-          for (int x = overlap.begin; x < overlap.end; ++x) to[r * 2 * lanes + x] = from[r * tile.stride + x];
+          copy_few<lanes / 2>(to + r * 2 * lanes + overlap.begin, from + r * tile.stride + overlap.begin,
+                              overlap.end - overlap.begin);
       }
       return to;
     }
