@@ -503,8 +503,10 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   std::fill_n(scratch_data, parts * share, T(0));
-  // A lane adds up to 128 products: enough that sums over lanes cost little, few enough that they round little.
-  const Index run = 128 * lanes;
+  // A lane adds up to 128 products: enough that sums over lanes cost little, few enough that they round little. All
+  // channels of a run stay in the second-level cache.
+  const Index packets = band_bytes / static_cast<Index>(sizeof(T)) / ((inputs + outputs) * lanes);
+  const Index run = std::clamp<Index>(packets, 32, 128) * lanes;
   for_each_pixel_run<T>(g, run, parts, [&](int part, Index image, Index begin, Index end) {
     T* const x_tail = scratch_data + part * share;
     T* const gy_tail = x_tail + inputs * lanes;
