@@ -7,9 +7,11 @@
 
 A case is MODEL:ALGORITHM:KERNEL:SIZE:BATCH:THREADS, such as hgru:crbp:15:150:1:2. Prints a table of medians in
 seconds; with --write it replaces the text between the markers "steps:begin" and "steps:end" of a file. PyTorch's peak
-is the process's largest resident memory during the case beyond what it was before the first. With one thread both sides
-are measured in processor time, which other programs disturb less, with more in wall time. A case gets no further
-round after --seconds; where PyTorch takes more than 4 s, its first step counts and none is left out as a warm-up.
+is the process's largest resident memory during the case beyond what it was before the first. The handover is the time
+after which one thread sees what another has written, measured just after settle's steps of each round: a host that
+moves a virtual machine's processors changes it, and the speed of two threads with it. With one thread both sides are
+measured in processor time, which other programs disturb less, with more in wall time. A case gets no further round
+after --seconds; where PyTorch takes more than 4 s, its first step counts and none is left out as a warm-up.
 
 The PyTorch side does the same work: for rbp and crbp 20 steps, the last of them recorded, 15 vector-Jacobian products,
 one backward pass, and for crbp the penalty with its second derivative; for bptt and cbptt 6 recorded steps. Both sides
@@ -377,8 +379,8 @@ def main():
         return on_device(options)
 
     lines = ["| model | algorithm | kernel | size | batch | threads | PyTorch, s | settle, s | ratio | PyTorch's peak, MB "
-             "| settle's peak, MB |",
-             "|---|---|---|---|---|---|---|---|---|---|---|"]
+             "| settle's peak, MB | handover, ns |",
+             "|---|---|---|---|---|---|---|---|---|---|---|---|"]
     print(*lines, sep="\n", flush=True)
     torch.rand(8, 8).mm(torch.rand(8, 8))
     base = memory("VmRSS")
@@ -389,12 +391,13 @@ def main():
         forget_peak()
         peer = Torch(case)
         one = peer.seconds()  # the first builds what PyTorch keeps
-        peer_times, our_times = [one] if one > 4 else [], []
+        peer_times, our_times, handovers = [one] if one > 4 else [], [], []
         for done in range(options.rounds):
             if done and time.perf_counter() - start > options.seconds:
                 break
             result = ours(options.program, case, 9 if one < 8 else 3 if one < 20 else 1)
             our_times.append(result["processor_seconds" if case[-1] == 1 else "seconds"])
+            handovers.append(f"{1e9 * result['handover']:.0f}")
             if not peer_times or time.perf_counter() - start < options.seconds:
                 peer_times += [peer.seconds() for _ in range(1 if one > 1 else 3)]
         peak = memory("VmHWM") - base
@@ -402,7 +405,8 @@ def main():
         gc.collect()
         a, b = statistics.median(peer_times), statistics.median(our_times)
         lines.append(f"| {model} | {algorithm} | {numbers[0]} | {numbers[1]} | {numbers[2]} | {numbers[3]} | {a:.3f} | "
-                     f"{b:.4f} | {a / b:.1f} | {peak / 1e6:.0f} | {result['peak_bytes'] / 1e6:.0f} |")
+                     f"{b:.4f} | {a / b:.1f} | {peak / 1e6:.0f} | {result['peak_bytes'] / 1e6:.0f} | "
+                     f"{', '.join(handovers) if case[-1] > 1 else ''} |")
         print(lines[-1], flush=True)
     about = (f"{time.strftime('%Y-%m-%d')}, {processor()}, PyTorch {torch.__version__} "
              f"({torch.backends.cpu.get_cpu_capability() if hasattr(torch.backends, 'cpu') else 'CPU'}), float32, "

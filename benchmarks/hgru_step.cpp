@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -149,6 +150,23 @@ double peak_flops(int threads) {
   return 2.0 * chains * rounds * cpu::packet_size<T> * threads / seconds;
 }
 
+/// The time after which one thread sees what another has written: half of a round trip. It tells whether the two share a
+/// cache, which a virtual machine's host may change at any time. 0 with one thread.
+double handover_seconds(int threads) {
+  if (threads < 2) return 0;
+  constexpr int trips = 2000;
+  const double seconds = median_seconds(9, [] {
+    std::atomic<int> word{0};
+    ThreadPool::instance().run(2, [&](int part) {
+      for (int k = part; k < 2 * trips; k += 2) {
+        while (word.load(std::memory_order_acquire) != k) {}
+        word.store(k + 1, std::memory_order_release);
+      }
+    });
+  });
+  return seconds / (2 * trips);
+}
+
 /// What a step must do: the arithmetic of its convolutions by their definition, and the state-sized reads and writes of
 /// its passes over memory.
 struct Work {
@@ -285,6 +303,7 @@ void measure(const Settings& s, Net net) {
   const double bytes =
       done.state_passes * static_cast<double>(s.batch * s.channels * s.size * s.size) * static_cast<double>(sizeof(T));
   const double peak = s.device == "cpu" ? peak_flops<T>(s.threads) : 0;
+  const double handover = handover_seconds(s.threads);
 
   if (s.json) {
     std::printf(
@@ -294,12 +313,12 @@ void measure(const Settings& s, Net net) {
         "\"seconds\": %.6g, \"processor_seconds\": %.6g, \"forward\": %.6g, \"adjoint\": %.6g, \"weight_gradients\": "
         "%.6g, \"penalty\": %.6g, "
         "\"optimiser\": %.6g, \"cell\": %.6g, \"convolution\": %.6g, \"gate\": %.6g, \"flops\": %.6g, \"bytes\": %.6g, "
-        "\"peak_flops\": %.6g, \"fraction_of_peak\": %.4g, "
+        "\"peak_flops\": %.6g, \"fraction_of_peak\": %.4g, \"handover\": %.3g, "
         "\"peak_bytes\": %zu, \"allocations\": %zu, \"peak_bytes_by_tag\": {",
         s.device.c_str(), s.model.c_str(), s.algorithm.c_str(), s.kernel, s.size, s.batch, s.channels, s.steps,
         s.neumann, s.threads, scalar_name<T>(), s.conv_algorithm.c_str(), seconds, processor_seconds, forward, adjoint,
         weights, penalty, optimiser, cell.cell, cell.convolution, cell.gate, done.flops, bytes, peak,
-        peak > 0 ? done.flops / seconds / peak : 0, memory.peak, memory.allocations - allocations);
+        peak > 0 ? done.flops / seconds / peak : 0, handover, memory.peak, memory.allocations - allocations);
     const char* separator = "";
     for (const auto& [tag, use] : by_tag) {
       std::printf("%s\"%s\": %zu", separator, tag.c_str(), use.peak);
@@ -327,6 +346,7 @@ void measure(const Settings& s, Net net) {
   std::printf("\n");
   std::printf("  %-22s %10.2f MB in %.0f passes over a state, %.1f GB/s\n", "traffic", 1e-6 * bytes, done.state_passes,
               1e-9 * bytes / seconds);
+  if (s.threads > 1) std::printf("  %-22s %10.0f ns\n", "from thread to thread", 1e9 * handover);
   std::printf("  %-22s %10.2f MB, %zu blocks asked of the system in %d steps\n", "peak of memory",
               1e-6 * static_cast<double>(memory.peak), memory.allocations - allocations, s.repeat);
   for (const auto& [tag, use] : by_tag)
