@@ -150,8 +150,8 @@ double peak_flops(int threads) {
   return 2.0 * chains * rounds * cpu::packet_size<T> * threads / seconds;
 }
 
-/// The time after which one thread sees what another has written: half of a round trip. It tells whether the two share a
-/// cache, which a virtual machine's host may change at any time. 0 with one thread.
+/// The time after which one thread sees what another has written: half of a round trip. It tells whether the two share
+/// a cache, which a virtual machine's host may change at any time. 0 with one thread.
 double handover_seconds(int threads) {
   if (threads < 2) return 0;
   constexpr int trips = 2000;

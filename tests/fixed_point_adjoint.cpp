@@ -1,5 +1,8 @@
 #include <doctest/doctest.h>
 
+#include <cmath>
+#include <limits>
+
 #include "fixed_point_problems.hpp"
 
 using namespace problems;
@@ -521,4 +524,21 @@ TEST_CASE("a warm adjoint takes fewer products for the same result, and one for 
   const int cold = products(0), near = products(1e-4), same = products(1e-4);
   CHECK(near < cold);
   CHECK(same <= 3);
+}
+
+TEST_CASE("the largest magnitude of a state is found in any place, and not-a-number is not lost") {
+  using Values = fp::detail::Values<float>;
+  CHECK(fp::detail::largest_magnitude(Values{Tensor<float>(Shape{0}, 1.0f)}) == 0);
+  for (const Index size : {1, 31, 32, 8192, 8193, 20001})
+    for (const Index at : {Index{0}, size / 2, size - 1}) {
+      const Tensor<float> ones(Shape{3}, 1.0f);
+      Tensor<float> values(Shape{size}, -0.5f);
+      values.mutable_data()[at] = -3;
+      CHECK(fp::detail::largest_magnitude(Values{ones, values, ones}) == 3);
+      for (const float special : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+        values.mutable_data()[at] = special;
+        const double found = fp::detail::largest_magnitude(Values{ones, values, ones});
+        CHECK((std::isnan(special) ? std::isnan(found) : found == special));
+      }
+    }
 }

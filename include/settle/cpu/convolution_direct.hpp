@@ -179,7 +179,7 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
   Index row = 0, column = 0;
   while (row < rows) {
     const T* from[packets];
-    T* to[packets];
+    T* to[packets] = {};
     int again[packets];  // the pixels at the start of a packet that are not new
     // Packets side by side take few instructions: more than a hundred between two sums would leave the units idle.
     const bool side_by_side = column + packets * lanes <= width;

@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "settle/core/shape.hpp"
@@ -71,13 +72,18 @@ void add_square_distances(Index size, const T* x, const T* y, std::vector<double
 /// The largest |x_k|; NaN if there is one.
 template <class T>
 double largest_magnitude(Index size, const T* x) {
-  double best = 0;
-  for (Index k = 0; k < size; ++k) {
-    const double magnitude = std::abs(static_cast<double>(x[k]));
-    if (magnitude != magnitude) return magnitude;
-    best = std::max(best, magnitude);
-  }
-  return best;
+  const auto larger = [](T a, T b) { return b > a || b != b ? b : a; };
+  std::vector<T> largest(static_cast<std::size_t>(size / 8192 + 1), T{0});
+  detail::each_piece(size, 1, [&](Index, Index piece, Index begin, Index end) {
+    constexpr Index at_once = 32;
+    T best[at_once] = {};
+    Index k = begin;
+    for (; k + at_once <= end; k += at_once)
+      for (Index i = 0; i < at_once; ++i) best[i] = larger(best[i], std::abs(x[k + i]));
+    for (; k < end; ++k) best[0] = larger(best[0], std::abs(x[k]));
+    largest[static_cast<std::size_t>(piece)] = std::accumulate(best, best + at_once, T{0}, larger);
+  });
+  return static_cast<double>(std::accumulate(largest.begin(), largest.end(), T{0}, larger));
 }
 
 /// y <- c y + d x with numbers for each system. Where a number is 0 its vector is not read: NaN there does not spread.
