@@ -170,6 +170,20 @@ Index tiles_in_round(const ConvGeometry& g, const TilePlan& plan, int at_once = 
   return std::min(plan.count, round_up((plan.count + rounds - 1) / rounds, 2));
 }
 
+/// The tiles of one round where each of several threads has rounds of its own. They are longer than shared caches ask
+/// for, so that weights are read less often, where that leaves all threads as many rounds, two at least.
+template <int n, class T>
+Index tiles_in_own_round(const ConvGeometry& g, const TilePlan& plan, int threads) {
+  const Index round = tiles_in_round<n, T>(g, plan, threads);
+  const Index tile_bytes = TileTransform<n, T>::packets * TileTransform<n, T>::complex_size *
+                           std::max(g.in_channels, g.out_channels) * static_cast<Index>(sizeof(T));
+  Index best = round;
+  for (Index longer = round + 2; longer * tile_bytes <= spectra_bytes && 2 * threads * longer <= plan.count;
+       longer += 2)
+    if (plan.count % (threads * longer) == 0) best = longer;
+  return best;
+}
+
 /// Spectra of the tiles [first, first + count) of all channels of x, [packet][channel][tile] with packets `stride`
 /// apart, two tiles to a transform. Of each tile, which begins at the output's place less the padding, the `part` is
 /// taken and the rest is zero. A single tile is multiplied by `single_scale`.
@@ -243,7 +257,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   ThreadPool& pool = ThreadPool::instance();
   // Threads with rounds of their own wait for each other once, not three times a round.
   const int threads = pool.threads_for(Transform::packets);
-  const Index own_round = tiles_in_round<n, T>(g, plan, threads);
+  const Index own_round = tiles_in_own_round<n, T>(g, plan, threads);
   const bool apart = threads > 1 && 2 * threads * own_round <= plan.count;
   const Index round = apart ? own_round : tiles_in_round<n, T>(g, plan), rounds = (plan.count + round - 1) / round;
   const Index w_stride = packet_stride<n, T>(inputs * outputs);
