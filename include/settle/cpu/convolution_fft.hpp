@@ -170,16 +170,17 @@ Index tiles_in_round(const ConvGeometry& g, const TilePlan& plan, int at_once = 
   return std::min(plan.count, round_up((plan.count + rounds - 1) / rounds, 2));
 }
 
-/// The tiles of one round where each of several threads has rounds of its own. They are longer than shared caches ask
-/// for, so that weights are read less often, where that leaves all threads as many rounds, two at least.
+/// The tiles of one round where each of several threads has rounds of its own. They are longer where that leaves all
+/// threads as many rounds, two at least, so that weights are read less often: an output's spectra take its input's place,
+/// and with two threads 16 MB of them were faster than what a shared cache asks for.
 template <int n, class T>
 Index tiles_in_own_round(const ConvGeometry& g, const TilePlan& plan, int threads) {
-  const Index round = tiles_in_round<n, T>(g, plan, threads);
   const Index tile_bytes = TileTransform<n, T>::packets * TileTransform<n, T>::complex_size *
                            std::max(g.in_channels, g.out_channels) * static_cast<Index>(sizeof(T));
+  const Index most = std::min(2 * spectra_bytes / (threads * tile_bytes), plan.count / (2 * threads));
+  const Index round = tiles_in_round<n, T>(g, plan, threads);
   Index best = round;
-  for (Index longer = round + 2; longer * tile_bytes <= spectra_bytes && 2 * threads * longer <= plan.count;
-       longer += 2)
+  for (Index longer = round + 2; longer <= most; longer += 2)
     if (plan.count % (threads * longer) == 0) best = longer;
   return best;
 }
