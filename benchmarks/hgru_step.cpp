@@ -151,9 +151,9 @@ double peak_flops(int threads) {
 }
 
 /// The time after which one thread sees what another has written: half of a round trip. It tells whether the two share
-/// a cache, which a virtual machine's host may change at any time. 0 with one thread.
+/// a cache, which a virtual machine's host may change at any time. 0 with one thread or one processor.
 double handover_seconds(int threads) {
-  if (threads < 2) return 0;
+  if (std::min(threads, ThreadPool::default_threads()) < 2) return 0;
   constexpr int trips = 2000;
   const double seconds = median_seconds(9, [] {
     std::atomic<int> word{0};
@@ -303,7 +303,7 @@ void measure(const Settings& s, Net net) {
   const double bytes =
       done.state_passes * static_cast<double>(s.batch * s.channels * s.size * s.size) * static_cast<double>(sizeof(T));
   const double peak = s.device == "cpu" ? peak_flops<T>(s.threads) : 0;
-  const double handover = handover_seconds(s.threads);
+  const double handover = s.device == "cpu" ? handover_seconds(s.threads) : 0;
 
   if (s.json) {
     std::printf(
@@ -346,7 +346,7 @@ void measure(const Settings& s, Net net) {
   std::printf("\n");
   std::printf("  %-22s %10.2f MB in %.0f passes over a state, %.1f GB/s\n", "traffic", 1e-6 * bytes, done.state_passes,
               1e-9 * bytes / seconds);
-  if (s.threads > 1) std::printf("  %-22s %10.0f ns\n", "from thread to thread", 1e9 * handover);
+  if (handover > 0) std::printf("  %-22s %10.0f ns\n", "from thread to thread", 1e9 * handover);
   std::printf("  %-22s %10.2f MB, %zu blocks asked of the system in %d steps\n", "peak of memory",
               1e-6 * static_cast<double>(memory.peak), memory.allocations - allocations, s.repeat);
   for (const auto& [tag, use] : by_tag)

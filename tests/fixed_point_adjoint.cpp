@@ -528,10 +528,10 @@ TEST_CASE("a warm adjoint takes fewer products for the same result, and one for 
 
 TEST_CASE("the largest magnitude of a state is found in any place, and not-a-number is not lost") {
   using Values = fp::detail::Values<float>;
+  const Tensor<float> ones(Shape{3}, 1.0f);
   CHECK(fp::detail::largest_magnitude(Values{Tensor<float>(Shape{0}, 1.0f)}) == 0);
   for (const Index size : {1, 31, 32, 8192, 8193, 20001})
     for (const Index at : {Index{0}, size / 2, size - 1}) {
-      const Tensor<float> ones(Shape{3}, 1.0f);
       Tensor<float> values(Shape{size}, -0.5f);
       values.mutable_data()[at] = -3;
       CHECK(fp::detail::largest_magnitude(Values{ones, values, ones}) == 3);

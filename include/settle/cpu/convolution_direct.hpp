@@ -236,6 +236,12 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
   }
 }
 
+/// The pixels of which all channels of a group, of input and output, take so many bytes.
+template <class T>
+Index pixels_in(Index bytes, const ConvGeometry& g) {
+  return bytes / static_cast<Index>(sizeof(T)) / ((g.in_channels + g.out_channels) / g.groups);
+}
+
 /// Calls f(part, image of one group, first pixel, end) for runs of at most about `most` pixels, as many in each of at
 /// most `parts` parts. None is shorter than a packet, unless an image is.
 template <class T, class F>
@@ -266,8 +272,7 @@ void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool
   constexpr Index fetched_bytes = 4 * 1024 * 1024;  // what is smaller comes fast enough from a third-level cache
   const bool fetches = (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) > fetched_bytes;
   // All channels of a run stay in the second-level cache.
-  const Index run =
-      std::max<Index>(band_bytes / 2 / static_cast<Index>(sizeof(T)) / (inputs + outputs), 16 * packet_size<T>);
+  const Index run = std::max<Index>(pixels_in<T>(band_bytes / 2, g), 16 * packet_size<T>);
   const int parts = ThreadPool::instance().small_parts_for(g.multiply_adds(), thread_grain);
   for_each_pixel_run<T>(g, run, parts, [&](int, Index image, Index begin, Index end) {
     const TapLoop loop{1, 0, 1, 0, inputs, pixels};  // channels as columns: the innermost loop is the long one
@@ -505,8 +510,7 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
   std::fill_n(scratch_data, parts * share, T(0));
   // A lane adds up to 128 products: enough that sums over lanes cost little, few enough that they round little. All
   // channels of a run stay in the second-level cache.
-  const Index packets = band_bytes / static_cast<Index>(sizeof(T)) / ((inputs + outputs) * lanes);
-  const Index run = std::clamp<Index>(packets, 32, 128) * lanes;
+  const Index run = std::clamp<Index>(pixels_in<T>(band_bytes, g) / lanes, 32, 128) * lanes;
   for_each_pixel_run<T>(g, run, parts, [&](int part, Index image, Index begin, Index end) {
     T* const x_tail = scratch_data + part * share;
     T* const gy_tail = x_tail + inputs * lanes;

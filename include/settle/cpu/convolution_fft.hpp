@@ -161,12 +161,17 @@ constexpr Index packet_stride(Index count) {
 /// The bytes that the spectra of one round of tiles take at most: with the weights' they stay in a third-level cache.
 inline constexpr Index spectra_bytes = 8 * 1024 * 1024;
 
+/// The bytes of one tile's spectra in so many channels.
+template <int n, class T>
+constexpr Index tile_bytes(Index channels) {
+  return TileTransform<n, T>::packets * TileTransform<n, T>::complex_size * channels * static_cast<Index>(sizeof(T));
+}
+
 /// The tiles of one round, an even number unless it is all of them, when `at_once` rounds share the caches.
 template <int n, class T>
 Index tiles_in_round(const ConvGeometry& g, const TilePlan& plan, int at_once = 1) {
-  const Index tile_bytes = TileTransform<n, T>::packets * TileTransform<n, T>::complex_size *
-                           (g.in_channels + g.out_channels) * static_cast<Index>(sizeof(T));
-  const Index rounds = (at_once * plan.count * tile_bytes + spectra_bytes - 1) / spectra_bytes;
+  const Index all_bytes = at_once * plan.count * tile_bytes<n, T>(g.in_channels + g.out_channels);
+  const Index rounds = (all_bytes + spectra_bytes - 1) / spectra_bytes;
   return std::min(plan.count, round_up((plan.count + rounds - 1) / rounds, 2));
 }
 
@@ -175,14 +180,13 @@ Index tiles_in_round(const ConvGeometry& g, const TilePlan& plan, int at_once = 
 /// and with two threads 16 MB of them were faster than what a shared cache asks for.
 template <int n, class T>
 Index tiles_in_own_round(const ConvGeometry& g, const TilePlan& plan, int threads) {
-  const Index tile_bytes = TileTransform<n, T>::packets * TileTransform<n, T>::complex_size *
-                           std::max(g.in_channels, g.out_channels) * static_cast<Index>(sizeof(T));
-  const Index most = std::min(2 * spectra_bytes / (threads * tile_bytes), plan.count / (2 * threads));
   const Index round = tiles_in_round<n, T>(g, plan, threads);
-  Index best = round;
-  for (Index longer = round + 2; longer <= most; longer += 2)
-    if (plan.count % (threads * longer) == 0) best = longer;
-  return best;
+  const Index most = 2 * spectra_bytes / (threads * tile_bytes<n, T>(std::max(g.in_channels, g.out_channels)));
+  for (Index rounds = 2 * threads; plan.count / rounds > round; rounds += threads) {
+    const Index longer = plan.count / rounds;
+    if (longer <= most && longer % 2 == 0 && longer * rounds == plan.count) return longer;
+  }
+  return round;
 }
 
 /// Spectra of the tiles [first, first + count) of all channels of x, [packet][channel][tile] with packets `stride`

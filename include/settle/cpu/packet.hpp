@@ -101,6 +101,12 @@ SETTLE_INLINE void fetch(const T* data, int count) {
   for (int i = 0; i < count; i += line) __builtin_prefetch(data + i, 0, 2);
 }
 
+/// The larger of two numbers; NaN if one of them is.
+template <class T>
+SETTLE_INLINE T larger(T a, T b) {
+  return b > a || b != b ? b : a;
+}
+
 /// The packet with `value` in every lane.
 template <class T>
 SETTLE_INLINE Packet<T> splat(T value) {

@@ -385,7 +385,7 @@ void max_over(const Shape& from, const T* x, const Shape& to, T* y) {
     T* const largest = y + loops.offset(1, r);
     for (Index i = 0; i < inner; ++i) {
       T& best = largest[i * step];
-      if (!(values[i] <= best)) best = best != best ? best : values[i];
+      best = larger(best, values[i]);
     }
   }
 }

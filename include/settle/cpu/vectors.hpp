@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 #include <vector>
 
@@ -15,13 +16,18 @@ namespace settle::cpu {
 
 namespace detail {
 
-/// Calls f(system, piece, begin, end) on the pieces of an array of `size` values that is split evenly among systems.
-/// The pieces depend on a system's size alone.
+inline constexpr Index piece_length = 8192;
+
+/// The pieces of each system in an array of `size` values that is split evenly among systems. They depend on a system's
+/// size alone.
+inline Index pieces_of_system(Index size, Index systems) {
+  return systems > 0 ? (size / systems + piece_length - 1) / piece_length : 0;
+}
+
+/// Calls f(system, piece, begin, end) on the pieces of all systems, which are numbered one system after the other.
 template <class F>
 void each_piece(Index size, Index systems, const F& f) {
-  constexpr Index piece_length = 8192;
-  const Index length = systems > 0 ? size / systems : 0;
-  const Index pieces = (length + piece_length - 1) / piece_length;
+  const Index length = systems > 0 ? size / systems : 0, pieces = pieces_of_system(size, systems);
   const Index grain = std::max<Index>(1, 4 * piece_length / std::max<Index>(1, std::min(length, piece_length)));
   ThreadPool::instance().parallel_for(systems * pieces, grain, [&](Index first, Index last) {
     for (Index piece = first; piece < last; ++piece) {
@@ -31,25 +37,30 @@ void each_piece(Index size, Index systems, const F& f) {
   });
 }
 
+/// As many numbers as hide the latency of what is done to each, in packets.
+inline constexpr Index at_once = 32;
+
+/// Calls take(value, k) for the elements k of a piece, with each of the values in turn.
+template <class T, class F>
+void take_in_turn(Index begin, Index end, T (&values)[at_once], const F& take) {
+  Index k = begin;
+  for (; k + at_once <= end; k += at_once)
+    for (Index i = 0; i < at_once; ++i) take(values[i], k + i);
+  for (; k < end; ++k) take(values[0], k);
+}
+
 /// Adds to each system's number the sum of g(k) over its elements k, taken in double.
 template <class G>
 void add_sums(Index size, std::vector<double>& out, const G& g) {
   const auto systems = static_cast<Index>(out.size());
-  if (size == 0) return;
-  std::vector<double> partial(static_cast<std::size_t>(size / 8192 + systems + 1), 0.0);
-  std::vector<Index> owner(partial.size(), -1);
-  each_piece(size, systems, [&](Index s, Index piece, Index begin, Index end) {
-    constexpr Index at_once = 32;  // as many as hide a sum's latency, in packets
+  const auto pieces = static_cast<std::size_t>(pieces_of_system(size, systems));
+  std::vector<double> partial(out.size() * pieces);
+  each_piece(size, systems, [&](Index, Index piece, Index begin, Index end) {
     double sums[at_once] = {};
-    Index k = begin;
-    for (; k + at_once <= end; k += at_once)
-      for (Index i = 0; i < at_once; ++i) sums[i] += g(k + i);
-    for (; k < end; ++k) sums[0] += g(k);
+    take_in_turn(begin, end, sums, [&](double& sum, Index k) { sum += g(k); });
     partial[static_cast<std::size_t>(piece)] = sum_pairwise<at_once>(sums);
-    owner[static_cast<std::size_t>(piece)] = s;
   });
-  for (std::size_t piece = 0; piece < partial.size(); ++piece)
-    if (owner[piece] >= 0) out[static_cast<std::size_t>(owner[piece])] += partial[piece];
+  for (std::size_t piece = 0; piece < partial.size(); ++piece) out[piece / pieces] += partial[piece];
 }
 
 }  // namespace detail
@@ -72,18 +83,13 @@ void add_square_distances(Index size, const T* x, const T* y, std::vector<double
 /// The largest |x_k|; NaN if there is one.
 template <class T>
 double largest_magnitude(Index size, const T* x) {
-  const auto larger = [](T a, T b) { return b > a || b != b ? b : a; };
-  std::vector<T> largest(static_cast<std::size_t>(size / 8192 + 1), T{0});
+  std::vector<T> largest(static_cast<std::size_t>(detail::pieces_of_system(size, 1)));
   detail::each_piece(size, 1, [&](Index, Index piece, Index begin, Index end) {
-    constexpr Index at_once = 32;
-    T best[at_once] = {};
-    Index k = begin;
-    for (; k + at_once <= end; k += at_once)
-      for (Index i = 0; i < at_once; ++i) best[i] = larger(best[i], std::abs(x[k + i]));
-    for (; k < end; ++k) best[0] = larger(best[0], std::abs(x[k]));
-    largest[static_cast<std::size_t>(piece)] = std::accumulate(best, best + at_once, T{0}, larger);
+    T best[detail::at_once] = {};
+    detail::take_in_turn(begin, end, best, [&](T& value, Index k) { value = larger(value, std::abs(x[k])); });
+    largest[static_cast<std::size_t>(piece)] = std::accumulate(std::begin(best), std::end(best), T{0}, larger<T>);
   });
-  return static_cast<double>(std::accumulate(largest.begin(), largest.end(), T{0}, larger));
+  return static_cast<double>(std::accumulate(largest.begin(), largest.end(), T{0}, larger<T>));
 }
 
 /// y <- c y + d x with numbers for each system. Where a number is 0 its vector is not read: NaN there does not spread.
