@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "settle/autodiff/grad.hpp"
+#include "settle/core/denormals.hpp"
 #include "settle/core/random.hpp"
 #include "settle/core/tensor.hpp"
 #include "settle/ops/convolution.hpp"
@@ -40,6 +41,35 @@ TEST_CASE("parts may outnumber the threads, and each is called once") {
   pool.run(20, [&](int part) { ++calls[static_cast<std::size_t>(part)]; });
   CHECK(calls == std::vector<int>(20, 1));
   pool.run(0, [&](int) { FAIL("no part was asked for"); });
+}
+
+TEST_CASE("parts flush denormal results to zero, and leave the caller's arithmetic as it was") {
+  volatile float tiny = 1e-30f, scale = 1e-10f;  // the product is for the processor to find
+  const float outside = tiny * scale;
+  CHECK(outside > 0);
+  for (int threads : {1, 2}) {
+    for (int parts : {1, 8}) {
+      ThreadPool pool(threads);
+      std::vector<float> inside(static_cast<std::size_t>(parts), 1);
+      pool.run(parts, [&](int part) {
+        pool.run(1, [](int) {});  // the end of an inner loop is not the end of the outer one
+        inside[static_cast<std::size_t>(part)] = tiny * scale;
+      });
+      const float expected = FlushDenormals::supported ? 0.0f : outside;
+      CHECK(inside == std::vector<float>(static_cast<std::size_t>(parts), expected));
+      CHECK(tiny * scale == outside);
+      CHECK_THROWS_AS(pool.run(parts, [](int) { throw std::runtime_error("a part failed"); }), std::runtime_error);
+      CHECK(tiny * scale == outside);
+    }
+  }
+}
+
+TEST_CASE("a denormal input is read as it is") {
+  ThreadPool pool(1);
+  volatile float denormal = std::numeric_limits<float>::denorm_min(), two_to_100 = 1.2676506e30f;
+  float product = 0;
+  pool.run(1, [&](int) { product = denormal * two_to_100; });
+  CHECK(product == 1.7763568e-15f);  // 2^(100 - 149)
 }
 
 TEST_CASE("parts are as long as the grain asks; small ones are several for each thread, if each is long") {

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "settle/core/denormals.hpp"
 #include "settle/core/scoped_value.hpp"
 #include "settle/core/shape.hpp"
 
@@ -19,7 +20,8 @@ namespace settle {
 /// A fixed set of threads that work on loops cut in contiguous parts. The parts depend on the counts alone, so results
 /// are the same bits for the same number of threads, whichever thread takes a part: each takes those of its own share,
 /// which is always the same, then what others have not begun. So what is a thread's own, such as a preferred algorithm,
-/// must be set inside a part. A loop inside a part of a loop runs on the part's thread.
+/// must be set inside a part. A loop inside a part of a loop runs on the part's thread. Parts flush denormal results to
+/// zero, on whichever thread.
 class ThreadPool {
  public:
   /// A pool of `threads` >= 1 in all: the caller works too.
@@ -48,6 +50,7 @@ class ThreadPool {
   template <class F>
   void run(int parts, const F& f) {
     require(parts <= 0xffff, "threads", "expected at most 65535 parts, got ", parts);
+    const FlushDenormals flush;
     if (parts <= 1 || workers_.empty() || inside()) {
       const ScopedValue<int> alone(current(), 0);
       for (int p = 0; p < parts; ++p) f(p);
@@ -167,6 +170,7 @@ class ThreadPool {
   }
 
   void wait_and_work(int thread, std::uint32_t seen) {
+    const FlushDenormals flush;
     for (;;) {
       const auto called = [&] { return stopping_.load() || loop_.load(std::memory_order_acquire) != seen; };
       if (!look_for(called)) {
