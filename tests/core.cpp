@@ -1,7 +1,10 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
+#include <new>
 #include <sstream>
 #include <string>
 #include <type_traits>
@@ -9,6 +12,7 @@
 
 #include "errors.hpp"
 #include "settle/core/error.hpp"
+#include "settle/core/large_blocks.hpp"
 #include "settle/core/memory.hpp"
 #include "settle/core/random.hpp"
 #include "settle/core/shape.hpp"
@@ -168,6 +172,38 @@ TEST_CASE("memory counts what tensors hold, by tag, and its peak") {
   CHECK(memory.use().peak == before.current);
   CHECK(use_of("memory test").peak == 0);
 }
+
+#ifdef __linux__
+TEST_CASE("large blocks follow each other, and a later block may lie where released ones did") {
+  LargeBlocks blocks;
+  const auto at = [&](std::size_t bytes) { return static_cast<char*>(blocks.allocate(bytes)); };
+  constexpr std::size_t bytes = 3 * LargeBlocks::least;
+  char* const a = at(bytes);
+  char* const b = at(bytes - 1);  // in whole pages
+  char* const c = at(bytes);
+  char* const d = at(2 * LargeBlocks::region);  // a region of its own
+  CHECK(reinterpret_cast<std::uintptr_t>(a) % LargeBlocks::page == 0);
+  CHECK(b == a + bytes);
+  CHECK(c == b + bytes);
+  for (char* block : {a, b, c}) std::fill_n(block, bytes, char{1});
+  std::fill_n(d, 2 * LargeBlocks::region, char{1});
+
+  blocks.release(a, bytes);
+  blocks.release(c, bytes);
+  blocks.release(b, bytes - 1);
+  CHECK(std::all_of(a, a + 3 * bytes, [](char value) { return value == 0; }));  // the pages went back to the system
+  CHECK(std::all_of(d, d + 2 * LargeBlocks::region, [](char value) { return value == 1; }));
+  CHECK(at(LargeBlocks::region) == a);  // all of the first region again
+  blocks.release(d, 2 * LargeBlocks::region);
+  CHECK(at(LargeBlocks::region + 1) == d);
+}
+
+TEST_CASE("memory that cannot be had is an error, and what is there stays usable") {
+  LargeBlocks blocks;
+  CHECK_THROWS_AS(blocks.allocate(std::size_t{1} << 60), std::bad_alloc);
+  CHECK(blocks.allocate(LargeBlocks::least) != nullptr);
+}
+#endif
 
 TEST_CASE("a loop allocates nothing after its first round, until the free blocks are returned") {
   const auto round = [] {
