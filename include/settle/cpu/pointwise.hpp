@@ -12,6 +12,7 @@
 
 #include "settle/core/tensor.hpp"
 #include "settle/core/threads.hpp"
+#include "settle/cpu/caches.hpp"
 #include "settle/cpu/chunk.hpp"
 #include "settle/cpu/interpreter.hpp"
 #include "settle/cpu/unroll.hpp"
@@ -421,10 +422,9 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
   }
 
   const Index inner = loops.inner(), runs = space.size() == 0 ? 0 : loops.runs();
-  // Results of this size would leave the caches before they are read: they are streamed. A long run's first piece, which
-  // may be empty, then reaches to where packets are aligned.
-  constexpr Index streamed_bytes = 8 * 1024 * 1024, lanes = cpu::packet_size<T>;
-  const bool streams = space.size() * static_cast<Index>(sizeof(T)) >= streamed_bytes && inner >= 64 * lanes;
+  // Of results that are streamed a long run's first piece, which may be empty, reaches to where packets are aligned.
+  constexpr Index lanes = cpu::packet_size<T>;
+  const bool streams = space.size() * static_cast<Index>(sizeof(T)) >= cpu::streamed_bytes() && inner >= 64 * lanes;
   const auto head = [&](Index run) { return streams ? (lanes - run * inner % lanes) % lanes : 0; };
   const Index pieces = streams + (inner + chunk_length - 1) / chunk_length, tasks = runs * pieces;
   const Index grain = std::max<Index>(1, 32768 / std::max<Index>(1, std::min(inner, chunk_length)));
