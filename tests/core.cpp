@@ -3,12 +3,19 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <fstream>
+#include <limits>
 #include <new>
 #include <sstream>
 #include <string>
 #include <type_traits>
 #include <vector>
+
+#ifdef __linux__
+#include <unistd.h>
+#endif
 
 #include "errors.hpp"
 #include "settle/core/error.hpp"
@@ -174,33 +181,61 @@ TEST_CASE("memory counts what tensors hold, by tag, and its peak") {
 }
 
 #ifdef __linux__
-TEST_CASE("large blocks follow each other, and a later block may lie where released ones did") {
+TEST_CASE("large blocks follow each other, and one that is released leaves its neighbours as they are") {
   LargeBlocks blocks;
-  const auto at = [&](std::size_t bytes) { return static_cast<char*>(blocks.allocate(bytes)); };
-  constexpr std::size_t bytes = 3 * LargeBlocks::least;
-  char* const a = at(bytes);
-  char* const b = at(bytes - 1);  // in whole pages
-  char* const c = at(bytes);
-  char* const d = at(2 * LargeBlocks::region);  // a region of its own
-  CHECK(reinterpret_cast<std::uintptr_t>(a) % LargeBlocks::page == 0);
-  CHECK(b == a + bytes);
-  CHECK(c == b + bytes);
-  for (char* block : {a, b, c}) std::fill_n(block, bytes, char{1});
-  std::fill_n(d, 2 * LargeBlocks::region, char{1});
+  constexpr std::size_t bytes = LargeBlocks::least + 4096;
+  const auto block = [&](char value) {
+    char* const at = static_cast<char*>(blocks.allocate(bytes));
+    CHECK(reinterpret_cast<std::uintptr_t>(at) % 64 == 0);
+    std::fill_n(at, bytes, value);
+    return at;
+  };
+  const auto holds = [&](const char* at, char value) {
+    return std::all_of(at, at + bytes, [&](char c) { return c == value; });
+  };
+  char* const a = block(1);
+  char* const b = block(2);
+  char* const c = block(3);
+  CHECK(b - a == c - b);
+  CHECK(b - a >= static_cast<std::ptrdiff_t>(bytes));
+  CHECK(b - a < static_cast<std::ptrdiff_t>(bytes + LargeBlocks::least));  // in whole pages
+  blocks.release(b, bytes);
+  CHECK(holds(a, 1));
+  CHECK(holds(c, 3));
+  char* const d = block(4);
+  CHECK(holds(a, 1));
+  CHECK(holds(c, 3));
+  CHECK(holds(d, 4));
+}
 
-  blocks.release(a, bytes);
-  blocks.release(c, bytes);
-  blocks.release(b, bytes - 1);
-  CHECK(std::all_of(a, a + 3 * bytes, [](char value) { return value == 0; }));  // the pages went back to the system
-  CHECK(std::all_of(d, d + 2 * LargeBlocks::region, [](char value) { return value == 1; }));
-  CHECK(at(LargeBlocks::region) == a);  // all of the first region again
-  blocks.release(d, 2 * LargeBlocks::region);
-  CHECK(at(LargeBlocks::region + 1) == d);
+TEST_CASE("what large blocks took goes back to the system") {
+  const auto mapped = [] {  // pages of this process's address space
+    std::ifstream file("/proc/self/statm");
+    std::size_t pages = 0;
+    file >> pages;
+    return pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  };
+  LargeBlocks blocks;
+  const std::size_t before = mapped();
+  void* const small = blocks.allocate(LargeBlocks::least);
+  void* const large = blocks.allocate(3 * LargeBlocks::region);  // a region of its own
+  CHECK(mapped() >= before + 4 * LargeBlocks::region);
+  blocks.release(large, 3 * LargeBlocks::region);
+  CHECK(mapped() < before + 2 * LargeBlocks::region);
+  blocks.release(small, LargeBlocks::least);
+  CHECK(mapped() < before + LargeBlocks::region);
+  {
+    LargeBlocks others;
+    others.allocate(2 * LargeBlocks::region);
+  }
+  CHECK(mapped() < before + LargeBlocks::region);
 }
 
 TEST_CASE("memory that cannot be had is an error, and what is there stays usable") {
   LargeBlocks blocks;
-  CHECK_THROWS_AS(blocks.allocate(std::size_t{1} << 60), std::bad_alloc);
+  const auto most = std::numeric_limits<std::size_t>::max();
+  for (const std::size_t bytes : {most, most - 5000, most / 2 - 5000})
+    CHECK_THROWS_AS(blocks.allocate(bytes), std::bad_alloc);
   CHECK(blocks.allocate(LargeBlocks::least) != nullptr);
 }
 #endif

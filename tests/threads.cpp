@@ -45,23 +45,31 @@ TEST_CASE("parts may outnumber the threads, and each is called once") {
 
 TEST_CASE("parts flush denormal results to zero, and leave the caller's arithmetic as it was") {
   volatile float tiny = 1e-30f, scale = 1e-10f;  // the product is for the processor to find
-  const float outside = tiny * scale;
+  const auto product = [&] {
+    volatile float result = tiny * scale;
+    return static_cast<float>(result);
+  };
+  const float outside = product();
   CHECK(outside > 0);
-  for (int threads : {1, 2}) {
-    for (int parts : {1, 8}) {
-      ThreadPool pool(threads);
-      std::vector<float> inside(static_cast<std::size_t>(parts), 1);
-      pool.run(parts, [&](int part) {
-        pool.run(1, [](int) {});  // the end of an inner loop is not the end of the outer one
-        inside[static_cast<std::size_t>(part)] = tiny * scale;
-      });
-      const float expected = FlushDenormals::supported ? 0.0f : outside;
-      CHECK(inside == std::vector<float>(static_cast<std::size_t>(parts), expected));
-      CHECK(tiny * scale == outside);
-      CHECK_THROWS_AS(pool.run(parts, [](int) { throw std::runtime_error("a part failed"); }), std::runtime_error);
-      CHECK(tiny * scale == outside);
-    }
+  const float expected = FlushDenormals::supported ? 0.0f : outside;
+  for (int threads : {1, 2, 3}) {
+    ThreadPool pool(threads);
+    std::vector<float> inside(static_cast<std::size_t>(threads), 1);
+    std::atomic<int> begun{0};
+    pool.run(threads, [&](int part) {
+      ++begun;
+      while (threads > 1 && begun < threads) std::this_thread::yield();  // until each thread has taken one
+      pool.run(1, [](int) {});  // the end of an inner loop is not the end of the outer one
+      inside[static_cast<std::size_t>(part)] = product();
+    });
+    CHECK(inside == std::vector<float>(static_cast<std::size_t>(threads), expected));
+    CHECK(product() == outside);
+    CHECK_THROWS_AS(pool.run(threads, [](int) { throw std::runtime_error("a part failed"); }), std::runtime_error);
+    CHECK(product() == outside);
   }
+  float alone = 1;
+  ThreadPool(1).run(2, [&](int) { alone = product(); });  // with more parts than threads
+  CHECK(alone == expected);
 }
 
 TEST_CASE("a denormal input is read as it is") {

@@ -5,7 +5,7 @@ namespace settle {
 /// While it lives, the calling thread's results that are smaller in magnitude than the smallest normal number (1.2e-38
 /// in float32, 2.2e-308 in float64) are zeros of their sign. Some processors take a hundred times as long for a result
 /// below it, and saturated gates make many: their derivatives are products of tiny numbers. Inputs are read as they
-/// are. On x86; elsewhere it does nothing.
+/// are. Where x86 computes with SSE; elsewhere it does nothing.
 class FlushDenormals {
  public:
   FlushDenormals() : outer_((control() & flush) != 0) {
@@ -17,7 +17,7 @@ class FlushDenormals {
   FlushDenormals(const FlushDenormals&) = delete;
   FlushDenormals& operator=(const FlushDenormals&) = delete;
 
-#if defined(__SSE__)
+#if defined(__SSE2_MATH__)
   static constexpr bool supported = true;
 
  private:

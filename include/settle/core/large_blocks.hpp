@@ -1,27 +1,31 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
-#include <iterator>
-#include <map>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <vector>
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace settle {
 
 /// Memory for large blocks, cut from regions that the system is asked to back with huge pages: walks with long strides,
-/// as a transform's, then miss few translations of addresses. Blocks follow each other without gaps, so no huge page is
-/// held for a part of it. The pages of a released block go back to the system, its addresses to later blocks; regions
-/// stay. On Linux; elsewhere it is operator new.
+/// as a transform's, then miss few translations of addresses. Blocks follow each other without gaps, so that a huge
+/// page is not held for one of them alone. A released block's pages are the system's to take, its addresses when all of
+/// its region is released. On Linux; elsewhere it is operator new.
 class LargeBlocks {
  public:
-  static constexpr std::size_t least = 64 * 1024;          ///< bytes of a block
-  static constexpr std::size_t region = 32 * 1024 * 1024;  ///< bytes asked of the system at a time, at least
-  static constexpr std::size_t page = 4096;                ///< a block's alignment
+  static constexpr std::size_t least = 64 * 1024;          ///< bytes from which a block is large
+  static constexpr std::size_t region = 32 * 1024 * 1024;  ///< bytes asked of the system at a time, if it has them
+
+  LargeBlocks() = default;
+  LargeBlocks(const LargeBlocks&) = delete;
+  LargeBlocks& operator=(const LargeBlocks&) = delete;
 
   /// The process-wide instance.
   static LargeBlocks& instance() {
@@ -30,65 +34,86 @@ class LargeBlocks {
   }
 
 #ifdef __linux__
+  /// Unmaps all regions.
+  ~LargeBlocks() {
+    for (const Region& r : regions_) ::munmap(r.begin, r.size);
+  }
+
   /// A block of `bytes` in whole pages; its contents are undefined. Throws std::bad_alloc.
   void* allocate(std::size_t bytes) {
-    bytes = round_up(bytes, page);
+    if (bytes > std::numeric_limits<std::size_t>::max() / 2) throw std::bad_alloc();
+    bytes = in_pages(bytes);
     std::lock_guard lock(mutex_);
-    auto found = std::find_if(free_.begin(), free_.end(), [&](const auto& range) { return range.second >= bytes; });
-    if (found == free_.end()) found = map_region(std::max(bytes, region));
-    const auto [begin, size] = *found;
-    free_.erase(found);
-    if (size > bytes) free_.emplace(begin + bytes, size - bytes);
-    return begin;
+    auto at = std::find_if(regions_.begin(), regions_.end(), [&](const Region& r) { return r.size - r.used >= bytes; });
+    if (at == regions_.end()) {
+      regions_.reserve(regions_.size() + 1);  // may throw, which it must not once there is a region to keep
+      Region added = mapped(std::max(bytes, region));
+      if (!added.begin) added = mapped(bytes);
+      if (!added.begin) throw std::bad_alloc();
+      at = regions_.insert(regions_.end(), added);
+    }
+    char* const block = at->begin + at->used;
+    at->used += bytes;
+    at->live += bytes;
+    return block;
   }
 
   /// Takes back a block of allocate(bytes).
-  void release(void* data, std::size_t bytes) {
-    bytes = round_up(bytes, page);
-    ::madvise(data, bytes, MADV_DONTNEED);
+  void release(void* data, std::size_t bytes) noexcept {
+    bytes = in_pages(bytes);
     std::lock_guard lock(mutex_);
-    add_free(static_cast<char*>(data), bytes);
+    const auto at = std::find_if(regions_.begin(), regions_.end(), [&](const Region& r) {
+      return static_cast<std::size_t>(static_cast<char*>(data) - r.begin) < r.size;
+    });
+    at->live -= bytes;
+    if (at->live > 0) {
+      ::madvise(data, bytes, MADV_DONTNEED);
+    } else {
+      ::munmap(at->begin, at->size);
+      regions_.erase(at);
+    }
   }
 
  private:
-  using Ranges = std::map<char*, std::size_t>;
+  struct Region {
+    char* begin = nullptr;
+    std::size_t size = 0;
+    std::size_t used = 0;  ///< bytes from the begin on that blocks have had
+    std::size_t live = 0;  ///< bytes of blocks that are not released
+  };
 
   static std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
-  /// Asks the system for a free range of at least `bytes`.
-  Ranges::iterator map_region(std::size_t bytes) {
-    constexpr std::size_t huge_page = 2 * 1024 * 1024;
-    bytes = round_up(bytes, huge_page);
-    std::size_t mapped = bytes + huge_page;  // what lies around the aligned part is never touched
-    void* begin = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (begin == MAP_FAILED) throw std::bad_alloc();
-    std::align(huge_page, bytes, begin, mapped);
-    ::madvise(begin, bytes, MADV_HUGEPAGE);  // may be refused
-    return add_free(static_cast<char*>(begin), bytes);
+  static std::size_t in_pages(std::size_t bytes) {
+    static const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    return round_up(bytes, page);
   }
 
-  /// Makes a range free, one with what is free beside it.
-  Ranges::iterator add_free(char* begin, std::size_t bytes) {
-    auto next = free_.lower_bound(begin);
-    if (next != free_.end() && next->first == begin + bytes) {
-      bytes += next->second;
-      next = free_.erase(next);
-    }
-    if (next != free_.begin()) {
-      const auto before = std::prev(next);
-      if (before->first + before->second == begin) {
-        before->second += bytes;
-        return before;
-      }
-    }
-    return free_.emplace_hint(next, begin, bytes);
+  /// A new region of at least `bytes`; none where the system has none.
+  static Region mapped(std::size_t bytes) {
+    constexpr std::size_t huge_page = 2 * 1024 * 1024;
+    bytes = round_up(bytes, huge_page);
+    std::size_t all = bytes + huge_page;
+    void* const first = ::mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (first == MAP_FAILED) return {};
+    void* aligned = first;
+    std::align(huge_page, bytes, aligned, all);
+    char* const begin = static_cast<char*>(aligned);
+    const std::size_t before = bytes + huge_page - all, behind = all - bytes;
+    if (before > 0) ::munmap(first, before);
+    if (behind > 0) ::munmap(begin + bytes, behind);
+    ::madvise(begin, bytes, MADV_HUGEPAGE);  // may be refused
+    return {.begin = begin, .size = bytes};
   }
 
   std::mutex mutex_;
-  Ranges free_;  ///< bytes from an address on
+  std::vector<Region> regions_;
 #else
-  void* allocate(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{page}); }
-  void release(void* data, std::size_t) { ::operator delete(data, std::align_val_t{page}); }
+  void* allocate(std::size_t bytes) { return ::operator new(bytes, alignment); }
+  void release(void* data, std::size_t) noexcept { ::operator delete(data, alignment); }
+
+ private:
+  static constexpr std::align_val_t alignment{64};
 #endif
 };
 

@@ -22,8 +22,9 @@ inline Index third_level_cache() {
 
 }  // namespace detail
 
-/// Results of pointwise work with so many bytes or more are written past the caches, which they would leave before they
-/// are read: a quarter of the third-level cache, unless a program sets it.
+/// Pointwise work whose results take so many bytes each, or more, writes them past the caches, which they would leave
+/// before they are read: a quarter of the third-level cache, unless a program sets it, which it may not while work is
+/// running.
 inline Index& streamed_bytes() {
   static Index bytes = detail::third_level_cache() / 4;
   return bytes;
