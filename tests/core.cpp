@@ -209,7 +209,7 @@ TEST_CASE("large blocks follow each other, and one that is released leaves its n
 }
 
 TEST_CASE("what large blocks took goes back to the system") {
-  const auto mapped = [] {  // pages of this process's address space
+  const auto mapped = [] {  // bytes of this process's address space
     std::ifstream file("/proc/self/statm");
     std::size_t pages = 0;
     file >> pages;

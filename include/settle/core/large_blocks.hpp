@@ -1,11 +1,13 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
-#include <memory>
 #include <mutex>
 #include <new>
 #include <vector>
+
+#include "settle/core/round_up.hpp"
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -62,9 +64,8 @@ class LargeBlocks {
   void release(void* data, std::size_t bytes) noexcept {
     bytes = in_pages(bytes);
     std::lock_guard lock(mutex_);
-    const auto at = std::find_if(regions_.begin(), regions_.end(), [&](const Region& r) {
-      return static_cast<std::size_t>(static_cast<char*>(data) - r.begin) < r.size;
-    });
+    const auto at = std::find_if(regions_.begin(), regions_.end(),
+                                 [&](const Region& r) { return r.begin <= data && data < r.begin + r.size; });
     at->live -= bytes;
     if (at->live > 0) {
       ::madvise(data, bytes, MADV_DONTNEED);
@@ -82,8 +83,6 @@ class LargeBlocks {
     std::size_t live = 0;  ///< bytes of blocks that are not released
   };
 
-  static std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
-
   static std::size_t in_pages(std::size_t bytes) {
     static const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
     return round_up(bytes, page);
@@ -93,15 +92,14 @@ class LargeBlocks {
   static Region mapped(std::size_t bytes) {
     constexpr std::size_t huge_page = 2 * 1024 * 1024;
     bytes = round_up(bytes, huge_page);
-    std::size_t all = bytes + huge_page;
-    void* const first = ::mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (first == MAP_FAILED) return {};
-    void* aligned = first;
-    std::align(huge_page, bytes, aligned, all);
-    char* const begin = static_cast<char*>(aligned);
-    const std::size_t before = bytes + huge_page - all, behind = all - bytes;
-    if (before > 0) ::munmap(first, before);
-    if (behind > 0) ::munmap(begin + bytes, behind);
+    // One huge page more, of which what lies before and behind the aligned bytes goes back.
+    void* const all = ::mmap(nullptr, bytes + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (all == MAP_FAILED) return {};
+    const auto address = reinterpret_cast<std::uintptr_t>(all);
+    const std::size_t before = round_up(address, huge_page) - address;
+    char* const begin = static_cast<char*>(all) + before;
+    if (before > 0) ::munmap(all, before);
+    ::munmap(begin + bytes, huge_page - before);
     ::madvise(begin, bytes, MADV_HUGEPAGE);  // may be refused
     return {.begin = begin, .size = bytes};
   }

@@ -13,6 +13,7 @@
 
 #include "settle/core/cpu.hpp"
 #include "settle/core/error.hpp"
+#include "settle/core/round_up.hpp"
 #include "settle/core/scoped_value.hpp"
 
 namespace settle {
@@ -204,7 +205,7 @@ class MemoryOf {
   static std::size_t size_class(std::size_t bytes) {
     std::size_t step = 256;  // an eighth of the size's power of two: at most 12.5 % is lost
     while (step * 16 <= bytes) step *= 2;
-    return std::max<std::size_t>(256, (bytes + step - 1) / step * step);
+    return std::max<std::size_t>(256, round_up(bytes, step));
   }
 
   static Block* taken_from(std::vector<Block*>& free) {

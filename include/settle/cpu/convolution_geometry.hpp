@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <compare>
 
+#include "settle/core/round_up.hpp"
 #include "settle/core/tensor.hpp"
 
 namespace settle {
@@ -59,9 +60,6 @@ Tensor<T, Device> workspace(Index size) {
   const MemoryTag tag("workspace");
   return Tensor<T, Device>(Shape{size});
 }
-
-/// The smallest multiple of `unit` that is not below `size`.
-constexpr Index round_up(Index size, Index unit) { return (size + unit - 1) / unit * unit; }
 
 /// The multiply-adds that make it worth while to wake another thread.
 inline constexpr Index thread_grain = 100'000;
