@@ -11,6 +11,7 @@
 #include "plain_loops.hpp"
 #include "settle/cpu/convolution.hpp"
 #include "settle/cpu/fft.hpp"
+#include "settle/cpu/transpose.hpp"
 
 using namespace settle;
 using namespace settle::cpu;
@@ -196,6 +197,19 @@ TEST_CASE("runs of pixels that begin before their part add only to it") {
   check_all({{2, 255, 23, 167, 1, 1, 1}, {2, 255, 17, 113, 1, 1, 1}});  // with 64 bytes, the last run is of one pixel
 }
 
+TEST_CASE("weight gradients of output channels that fill packets and of others agree with the definition") {
+  std::vector<ConvGeometry> geometries;
+  for (const Index kernel : {2, 3, 4, 5, 7, 9}) geometries.push_back(same(2, 3, 17, 21, 33, kernel));
+  for (const Index width : {1, 5, 15, 16, 17, 150, 300}) geometries.push_back(same(1, 2, 7, width, 16, 3));
+  geometries.push_back(same(1, 11, 60, 150, 16, 3));  // more than one band
+  geometries.push_back({2, 3, 13, 40, 35, 1, 9, 1, 1, 0, 4});
+  geometries.push_back({1, 3, 40, 13, 32, 9, 1, 1, 1, 4, 0});
+  geometries.push_back({1, 2, 9, 9, 17, 1, 1, 1, 1, 2, 3});
+  geometries.push_back({1, 3, 15, 31, 48, 2, 3, 1, 1, 0, 0, 3, 2});
+  geometries.push_back({2, 6, 9, 20, 54, 3, 5, 1, 1, 1, 2, 1, 1, 3});
+  check_all(geometries);
+}
+
 TEST_CASE("strides, dilations and groups agree with the definition") {
   check_all({
       {2, 3, 17, 19, 4, 3, 3, 2, 2, 1, 1},
@@ -372,6 +386,17 @@ void check_transform() {
       tile(back.data()), tile(back.data() + n * n));
   for (int i = 0; i < 2 * n * n; ++i)
     REQUIRE(std::abs(static_cast<double>(back[static_cast<std::size_t>(i)]) / (n * n) - a[i]) <= tolerance);
+}
+
+TEST_CASE_TEMPLATE("the transpose of a square of packets exchanges positions and lanes", T, float, double) {
+  constexpr int lanes = packet_size<T>;
+  T numbers[lanes * lanes];
+  for (int i = 0; i < lanes * lanes; ++i) numbers[i] = static_cast<T>(i);
+  Packet<T> square[lanes];
+  for (int r = 0; r < lanes; ++r) square[r] = load(numbers + r * lanes);
+  cpu::detail::transpose(square);
+  for (int r = 0; r < lanes; ++r)
+    for (int l = 0; l < lanes; ++l) CHECK(T(square[r][l]) == numbers[l * lanes + r]);
 }
 
 TEST_CASE_TEMPLATE("the transform of a pair of tiles agrees with the definition and its inverse returns the tiles", T,

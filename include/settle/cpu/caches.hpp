@@ -1,32 +1,44 @@
 #pragma once
 #include <cstdio>
+#include <string>
 
 #include "settle/core/shape.hpp"
+#include "settle/cpu/packet.hpp"
 
 namespace settle::cpu {
 
 namespace detail {
 
-/// The bytes of the third-level cache that the first processor uses; 32 MB where the system does not tell.
-inline Index third_level_cache() {
+/// The bytes of a cache that the first processor uses, by the system's number: 0 is the first level's of data, 3 the
+/// third level's. `otherwise` where the system does not tell.
+inline Index cache_bytes([[maybe_unused]] int number, Index otherwise) {
   Index kilobytes = 0;
 #ifdef __linux__
-  if (std::FILE* const file = std::fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r")) {
+  const std::string path = "/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(number) + "/size";
+  if (std::FILE* const file = std::fopen(path.c_str(), "r")) {
     long found = 0;
     if (std::fscanf(file, "%ldK", &found) == 1) kilobytes = found;
     std::fclose(file);
   }
 #endif
-  return (kilobytes > 0 ? kilobytes : 32 * 1024) * 1024;
+  return kilobytes > 0 ? kilobytes * 1024 : otherwise;
 }
 
 }  // namespace detail
+
+/// Whether the processor is likely to have two units that multiply all bytes of the widest packets at once, as those
+/// with AVX-512 and more than 32 KB of first-level cache do: arithmetic is then cheap beside memory and moves between
+/// lanes.
+inline bool wide_units() {
+  static const bool wide = packet_bytes == 64 && detail::cache_bytes(0, 0) > 32 * 1024;
+  return wide;
+}
 
 /// Pointwise work whose results take so many bytes each, or more, writes them past the caches, which they would leave
 /// before they are read: a quarter of the third-level cache, unless a program sets it, which it may not while work is
 /// running.
 inline Index& streamed_bytes() {
-  static Index bytes = detail::third_level_cache() / 4;
+  static Index bytes = detail::cache_bytes(3, 32 * 1024 * 1024) / 4;
   return bytes;
 }
 

@@ -1,5 +1,5 @@
 #pragma once
-#include "settle/cpu/convolution_direct.hpp"
+#include "settle/cpu/convolution_weight_grad.hpp"
 
 // Convolution as a matrix product, for any geometry. The patches under the kernel are the columns of a matrix with one
 // row per (channel, tap) and one column per output pixel; only a tile of columns exists at a time, and the direct
@@ -158,7 +158,7 @@ void gemm_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   ThreadPool& pool = ThreadPool::instance();
   const int parts = pool.parts_for(units, thread_grain / (g.multiply_adds() / units + 1) + 1);
   const Index tile_share = (tiles.channels * g.taps() + outputs) * tiles.stride;
-  const CorrelationSums<T> layout(g, tiles.channels);
+  const CorrelationSums<T> layout(g, outputs, tiles.channels);
   const Index share = tile_share + layout.size();
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
