@@ -199,14 +199,15 @@ TEST_CASE("runs of pixels that begin before their part add only to it") {
 
 TEST_CASE("weight gradients of output channels that fill packets and of others agree with the definition") {
   std::vector<ConvGeometry> geometries;
-  for (const Index kernel : {2, 3, 4, 5, 7, 9}) geometries.push_back(same(2, 3, 17, 21, 33, kernel));
-  for (const Index width : {1, 5, 15, 16, 17, 150, 300}) geometries.push_back(same(1, 2, 7, width, 16, 3));
-  geometries.push_back(same(1, 11, 60, 150, 16, 3));  // more than one band
-  geometries.push_back({2, 3, 13, 40, 35, 1, 9, 1, 1, 0, 4});
+  for (const Index kernel : {2, 3, 4, 5, 7, 9}) geometries.push_back(same(2, 9, 17, 21, 33, kernel));
+  for (const Index width : {1, 5, 15, 16, 17, 150, 300, 1025}) geometries.push_back(same(1, 6, 7, width, 16, 3));
+  for (const Index in : {5, 6, 7, 8}) geometries.push_back(same(1, in, 60, 150, 16, 3));  // more than one band
+  geometries.push_back(same(1, 96, 40, 40, 16, 3));  // more channels than a band takes
+  geometries.push_back({2, 17, 13, 40, 35, 1, 9, 1, 1, 0, 4});
   geometries.push_back({1, 3, 40, 13, 32, 9, 1, 1, 1, 4, 0});
   geometries.push_back({1, 2, 9, 9, 17, 1, 1, 1, 1, 2, 3});
-  geometries.push_back({1, 3, 15, 31, 48, 2, 3, 1, 1, 0, 0, 3, 2});
-  geometries.push_back({2, 6, 9, 20, 54, 3, 5, 1, 1, 1, 2, 1, 1, 3});
+  geometries.push_back({1, 9, 15, 31, 48, 2, 3, 1, 1, 0, 0, 3, 2});
+  geometries.push_back({2, 18, 9, 20, 54, 3, 5, 1, 1, 1, 2, 1, 1, 3});
   check_all(geometries);
 }
 

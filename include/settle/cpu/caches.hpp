@@ -26,9 +26,9 @@ inline Index cache_bytes([[maybe_unused]] int number, Index otherwise) {
 
 }  // namespace detail
 
-/// Whether the processor is likely to have two units that multiply all bytes of the widest packets at once, as those
-/// with AVX-512 and more than 32 KB of first-level cache do: arithmetic is then cheap beside memory and moves between
-/// lanes.
+/// Whether the processor is taken to have two units that multiply all bytes of the widest packets at once, which makes
+/// arithmetic cheap beside memory and moves between lanes: guessed from packets of 64 bytes and a first-level cache of
+/// more than 32 KB.
 inline bool wide_units() {
   static const bool wide = packet_bytes == 64 && detail::cache_bytes(0, 0) > 32 * 1024;
   return wide;

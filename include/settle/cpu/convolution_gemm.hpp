@@ -1,4 +1,5 @@
 #pragma once
+#include "settle/cpu/convolution_direct.hpp"
 #include "settle/cpu/convolution_weight_grad.hpp"
 
 // Convolution as a matrix product, for any geometry. The patches under the kernel are the columns of a matrix with one

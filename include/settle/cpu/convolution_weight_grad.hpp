@@ -1,4 +1,6 @@
 #pragma once
+#include <cmath>
+
 #include "settle/cpu/caches.hpp"
 #include "settle/cpu/convolution_direct.hpp"
 #include "settle/cpu/transpose.hpp"
@@ -9,28 +11,37 @@
 namespace settle::cpu {
 namespace detail {
 
-/// The rows of x, each of one input channel and one row of taps, whose products with a packet of output channels are
-/// summed together; and the most taps along them.
-inline constexpr int rows_at_once = packet_registers >= 32 ? 8 : 4;
+/// The kernel rows, each of one input channel, that one call of correlate_outputs takes; and the most taps along them.
+inline constexpr int kernel_rows_at_once = 8;
 inline constexpr int most_taps_at_once = 3;
 
-/// Adds to sums[(r * row_taps + k) * lanes], for the first `count` rows of x and each k < taps, the sum over pixels of
-/// gy's packet of output channels times x[r] at k pixels further on. Behind each row of gy stand taps - 1 zeros.
+/// The output channels of a group that are lanes in a direct weight gradient: those that fill packets, where the sums
+/// of a call fill the registers, and rows are short enough to be added up number by number.
+template <class T>
+Index outputs_in_lanes(const ConvGeometry& g) {
+  const Index kernel_rows = g.in_channels / g.groups * g.kernel_height;
+  const bool serves = packet_registers >= 32 && g.kernel_width > 1 && kernel_rows >= 2 * kernel_rows_at_once &&
+                      g.out_width() <= 1024;
+  return serves ? g.out_channels / g.groups / packet_size<T> * packet_size<T> : 0;
+}
+
+/// Adds to sums[(r * row_taps + k) * lanes], for the first `count` of x and each k < taps, the sum over pixels of gy's
+/// packet of output channels times x[r] at k pixels further on. Behind each row of gy stand taps - 1 zeros.
 template <int taps, class T>
-void correlate_outputs(Index rows, Index width, const T* gy, Index gy_stride, const T* const (&x)[rows_at_once],
+void correlate_outputs(Index rows, Index width, const T* gy, Index gy_stride, const T* const (&x)[kernel_rows_at_once],
                        Index x_stride, Index count, Index row_taps, T* sums) {
   constexpr Index lanes = packet_size<T>;
-  Packet<T> block[rows_at_once * taps];
-  SETTLE_UNROLL for (int i = 0; i < rows_at_once * taps; ++i) block[i] = Packet<T>{};
-  const T* from[rows_at_once];
-  SETTLE_UNROLL for (int r = 0; r < rows_at_once; ++r) from[r] = x[r];
+  Packet<T> block[kernel_rows_at_once * taps];
+  SETTLE_UNROLL for (int i = 0; i < kernel_rows_at_once * taps; ++i) block[i] = Packet<T>{};
+  const T* from[kernel_rows_at_once];
+  SETTLE_UNROLL for (int r = 0; r < kernel_rows_at_once; ++r) from[r] = x[r];
   const Index steps = width + taps - 1, whole = steps / taps * taps;
   for (Index row = 0; row < rows; ++row, gy += gy_stride) {
     Packet<T> pixels[taps];  // of gy: the newest and those before it, in turn
     SETTLE_UNROLL for (int k = 0; k < taps; ++k) pixels[k] = Packet<T>{};
     const auto step = [&]<int newest>(std::integral_constant<int, newest>, Index at) __attribute__((always_inline)) {
       pixels[newest] = held(load(gy + (at + newest) * lanes));
-      SETTLE_UNROLL for (int r = 0; r < rows_at_once; ++r) {
+      SETTLE_UNROLL for (int r = 0; r < kernel_rows_at_once; ++r) {
         const Packet<T> value = held(splat(from[r][at + newest]));
         SETTLE_UNROLL for (int k = 0; k < taps; ++k)
           block[r * taps + k] = fma(pixels[(newest - k + taps) % taps], value, block[r * taps + k]);
@@ -41,9 +52,9 @@ void correlate_outputs(Index rows, Index width, const T* gy, Index gy_stride, co
       ((whole + i < steps ? step(std::integral_constant<int, i>{}, whole) : void()), ...);
     }
     (std::make_integer_sequence<int, taps>{});
-    SETTLE_UNROLL for (int r = 0; r < rows_at_once; ++r) from[r] += x_stride;
+    SETTLE_UNROLL for (int r = 0; r < kernel_rows_at_once; ++r) from[r] += x_stride;
   }
-  SETTLE_UNROLL for (int r = 0; r < rows_at_once; ++r) {
+  SETTLE_UNROLL for (int r = 0; r < kernel_rows_at_once; ++r) {
     if (r == count) return;
     SETTLE_UNROLL for (int k = 0; k < taps; ++k) {
       T* const to = sums + (r * row_taps + k) * lanes;
@@ -52,8 +63,8 @@ void correlate_outputs(Index rows, Index width, const T* gy, Index gy_stride, co
   }
 }
 
-/// The weight gradient's sums for those of a group's output channels that fill packets:
-/// [group][packet of outputs][input][row of taps][tap][lane].
+/// The sums of the output channels that are lanes:
+/// [group][packet of outputs][input][row of the kernel][tap][lane].
 template <class T>
 class OutputSums {
  public:
@@ -61,11 +72,16 @@ class OutputSums {
 
   explicit OutputSums(const ConvGeometry& g)
       : g_(g),
-        packets_(g.out_channels / g.groups / lanes),
+        packets_(outputs_in_lanes<T>(g) / lanes),
         inputs_(g.in_channels / g.groups),
         depth_(inputs_ * g.taps()),
-        splits_(g.dilation_w == 1 ? (g.kernel_width + most_taps_at_once - 1) / most_taps_at_once : g.kernel_width),
-        gy_row_((g.out_width() + most_taps_at_once - 1) * lanes) {}
+        row_parts_(g.dilation_w == 1 ? (g.kernel_width + most_taps_at_once - 1) / most_taps_at_once : g.kernel_width),
+        gy_row_((g.out_width() + most_taps_at_once - 1) * lanes) {
+    // A lane adds up some rows of pixels before that sum is added to others: about as many pixels as sums, which rounds
+    // least, but at least 256, for a sum takes time.
+    const double pixels = std::sqrt(static_cast<double>(g.batch * g.out_pixels()));
+    rows_at_once_ = std::max<Index>(1, std::max<Index>(256, std::lround(pixels)) / std::max<Index>(1, g.out_width()));
+  }
 
   /// The output channels that there are sums for.
   Index outputs() const { return packets_ * lanes; }
@@ -75,17 +91,21 @@ class OutputSums {
 
   /// Packs rows [first, first + rows) of an image of gy: [packet of outputs][row][pixel][lane].
   void pack(const T* gy, Index first, Index rows, T* packed) const {
-    const Index width = g_.out_width(), plane = g_.out_pixels();
+    const Index width = g_.out_width(), plane = g_.out_pixels(), count = std::min(lanes, width);
     for (Index p = 0; p < packets_; ++p)
       for (Index row = first; row < first + rows; ++row, packed += gy_row_) {
         const T* const from = gy + p * lanes * plane + row * width;
         for (Index x = 0; x < width; x += lanes) {
-          const Index begin = std::max<Index>(0, std::min(x, width - lanes)), count = std::min(lanes, width);
+          const Index begin = std::min(x, width - count);  // the last packet of a row repeats some pixels
           Packet<T> square[lanes];
-          for (int o = 0; o < lanes; ++o) {
-            T pixels[lanes] = {};
-            if (count < lanes) std::copy_n(from + o * plane, count, pixels);
-            square[o] = count < lanes ? load(pixels) : load(from + o * plane + begin);
+          for (Index o = 0; o < lanes; ++o) {
+            if (count == lanes) {
+              square[o] = load(from + o * plane + begin);
+            } else {
+              T pixels[lanes] = {};
+              std::copy_n(from + o * plane, count, pixels);
+              square[o] = load(pixels);
+            }
           }
           transpose(square);
           for (Index i = 0; i < count; ++i) store(packed + (begin + i) * lanes, square[i]);
@@ -98,25 +118,24 @@ class OutputSums {
   /// x.
   void correlate(Index group, Index channel, Index channels, Index rows, const T* packed, const T* x, Index x_plane,
                  Index x_stride, T* sums) const {
-    constexpr Index pixels_at_once = 256;  // that a lane adds up before its sum is added to others
-    const Index width = g_.out_width(), once = std::max<Index>(1, pixels_at_once / width);
-    const Index row_taps = g_.kernel_width, all = channels * g_.kernel_height;
+    const Index height = g_.kernel_height, width = g_.kernel_width, kernel_rows = channels * height;
     sums += (group * packets_ * inputs_ + channel) * g_.taps() * lanes;
     for (Index p = 0; p < packets_; ++p, packed += rows * gy_row_, sums += depth_ * lanes)
-      for (Index begin = 0; begin < all; begin += rows_at_once)
-        for (Index split = 0; split < splits_; ++split) {
-          const Index tap = row_taps * split / splits_, taps = row_taps * (split + 1) / splits_ - tap;
-          const T* from[rows_at_once];
-          for (Index r = 0; r < rows_at_once; ++r) {
-            const Index one = std::min(begin + r, all - 1);
-            from[r] = x + one / g_.kernel_height * x_plane + one % g_.kernel_height * g_.dilation_h * x_stride +
-                      tap * g_.dilation_w;
-          }
-          T* const to = sums + (begin * row_taps + tap) * lanes;
-          for (Index row = 0; row < rows; row += once) {
+      for (Index begin = 0; begin < kernel_rows; begin += kernel_rows_at_once)
+        for (Index part = 0; part < row_parts_; ++part) {
+          const Index tap = width * part / row_parts_, taps = width * (part + 1) / row_parts_ - tap;
+          const Index count = std::min<Index>(kernel_rows_at_once, kernel_rows - begin);
+          T* const to = sums + (begin * width + tap) * lanes;
+          for (Index row = 0; row < rows; row += rows_at_once_) {
+            const T* from[kernel_rows_at_once];
+            for (Index r = 0; r < kernel_rows_at_once; ++r) {
+              const Index of_kernel = begin + std::min(r, count - 1);
+              from[r] = x + of_kernel / height * x_plane + (of_kernel % height * g_.dilation_h + row) * x_stride +
+                        tap * g_.dilation_w;
+            }
             const auto add = [&](auto taps_at_once) {
-              correlate_outputs<taps_at_once>(std::min(once, rows - row), width, packed + row * gy_row_, gy_row_, from,
-                                              x_stride, std::min<Index>(rows_at_once, all - begin), row_taps, to);
+              correlate_outputs<taps_at_once>(std::min(rows_at_once_, rows - row), g_.out_width(),
+                                              packed + row * gy_row_, gy_row_, from, x_stride, count, width, to);
             };
             if (taps == 3)
               add(std::integral_constant<int, 3>{});
@@ -124,15 +143,14 @@ class OutputSums {
               add(std::integral_constant<int, 2>{});
             else
               add(std::integral_constant<int, 1>{});
-            for (const T*& f : from) f += once * x_stride;
           }
         }
   }
 
   /// gw += the sums
   void add_to(const T* sums, T* gw) const {
-    const Index unpacked = (g_.out_channels / g_.groups - outputs()) * depth_;
-    for (Index group = 0; group < g_.groups; ++group, gw += unpacked)
+    const Index others = (g_.out_channels / g_.groups - outputs()) * depth_;
+    for (Index group = 0; group < g_.groups; ++group, gw += others)
       for (Index p = 0; p < packets_; ++p, gw += lanes * depth_, sums += depth_ * lanes)
         for (Index at = 0; at < depth_; at += lanes) {
           const Index count = std::min(lanes, depth_ - at);
@@ -154,7 +172,10 @@ class OutputSums {
 
  private:
   ConvGeometry g_;
-  Index packets_, inputs_, depth_, splits_, gy_row_;
+  Index packets_, inputs_, depth_;
+  Index row_parts_;     ///< that a row of the kernel is cut in, of at most most_taps_at_once taps
+  Index gy_row_;        ///< the numbers of a packed row of one packet of outputs
+  Index rows_at_once_;  ///< the rows of pixels that a call of correlate_outputs takes
 };
 
 /// Lane j of the result is the sum of all lanes of v[j], the packets from v[count] on being zero.
@@ -330,7 +351,8 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
   T* const scratch_data = scratch.mutable_data();
   std::fill_n(scratch_data, parts * share, T(0));
   // A lane adds up to 128 products: enough that sums over lanes cost little, few enough that they round little. All
-  // channels of a run stay in the second-level cache; half of that where a block's channels then stay in the first.
+  // channels of a run stay in the second-level cache. With 64 products a block's channels stay in the first-level cache
+  // of processors with wide units, which need that.
   const Index most = wide_units() ? 64 : 128;
   const Index run = std::clamp<Index>(pixels_in<T>(band_bytes, g) / lanes, 32, most) * lanes;
   for_each_pixel_run<T>(g, run, parts, [&](int part, Index image, Index begin, Index end) {
@@ -360,21 +382,22 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   std::fill_n(gw, g.weight_size(), T(0));
   if (g.out_size() == 0 || inputs == 0) return;
   if (mixes_channels(g)) return mix_channels_weight_grad(g, x, gy, gw);
-  const OutputSums<T> packed(g);
-  const Index rest = outputs - packed.outputs();  // channels that fill no packet
+  const OutputSums<T> in_lanes(g);
+  const Index others = outputs - in_lanes.outputs();
   const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);
-  // For the rest rows begin with packets; or, where that takes fewer, they follow each other, reach_w zeros between
-  // those of gy.
-  const bool joined = rest == 0 || width + reach_w < round_up(width, lanes);
+  // Rows begin with packets; or, where that takes fewer or no pixels are lanes, they follow each other, reach_w zeros
+  // between those of gy.
+  const bool joined = others == 0 || width + reach_w < round_up(width, lanes);
   const Index gy_stride = joined ? width + reach_w : round_up(width, lanes);
   const Index x_stride = joined ? gy_stride : round_up(gy_stride + reach_w, lanes);
-  // A band of all of gy's channels and some of x's: as many rows as can be, so that sums are seldom put together.
+  // A band of all of gy's channels and some of x's that stays in the second-level cache: as many rows as can be, so
+  // that sums over lanes are few.
   const Index budget = band_bytes / static_cast<Index>(sizeof(T));
   const auto even = [](Index all, Index most) {
     const Index count = (all + most - 1) / most;
     return (all + count - 1) / count;
   };
-  const Index gy_row = packed.gy_row() + rest * gy_stride;
+  const Index gy_row = in_lanes.gy_row() + others * gy_stride;
   const Index most_rows = std::clamp<Index>(budget / 2 / gy_row, std::min<Index>(8, height), height);
   const Index band = even(height, most_rows);
   const Index gy_plane = round_up(band * gy_stride, lanes);
@@ -384,11 +407,11 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index chunk = even(inputs, most_channels);
   const bool in_place = gy_stride == width && !joined;  // gy's rows serve as they stand
   const Index gy_distance = in_place ? height * width : gy_plane;
-  const CorrelationSums<T> layout(g, rest, chunk, crowded<T>(gy_distance) ? Crowding::gy : Crowding::none);
-  const Index x_share = lanes + chunk * x_plane, packed_share = band * packed.gy_row();
-  const Index gy_share = in_place ? 0 : rest * gy_plane;
-  const Index sums_at = round_up(x_share + packed_share + gy_share, lanes);
-  const Index share = sums_at + packed.size() + layout.size();
+  const CorrelationSums<T> in_pixels(g, others, chunk, crowded<T>(gy_distance) ? Crowding::gy : Crowding::none);
+  const Index x_share = lanes + chunk * x_plane, packed_share = band * in_lanes.gy_row();
+  const Index gy_share = in_place ? 0 : others * gy_plane;
+  const Index sums_at = x_share + packed_share + gy_share;
+  const Index share = sums_at + in_lanes.size() + in_pixels.size();
 
   ThreadPool& pool = ThreadPool::instance();
   const Index all_rows = images * height;
@@ -400,20 +423,20 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
     T* const packed_band = scratch_data + part * share + x_share;
     T* const gy_band = packed_band + packed_share;
     T* const sums = scratch_data + part * share + sums_at;
-    std::fill_n(sums, packed.size() + layout.size(), T(0));
+    std::fill_n(sums, in_lanes.size() + in_pixels.size(), T(0));
     for (Index rows; row < end; row += rows) {
       const Index image = row / height, first = row % height, group = image % g.groups;
       rows = std::min({band, height - first, end - row});
       const Index run = joined ? round_up(rows * gy_stride, lanes) : gy_stride;
       const T* const gy_image = gy + image * outputs * height * width;
-      const T* const gy_rest = gy_image + packed.outputs() * height * width;
-      packed.pack(gy_image, first, rows, packed_band);
-      for (Index o = 0; o < rest && !in_place; ++o) {
+      const T* const gy_others = gy_image + in_lanes.outputs() * height * width;
+      in_lanes.pack(gy_image, first, rows, packed_band);
+      for (Index o = 0; o < others && !in_place; ++o) {
         T* const plane = gy_band + o * gy_plane;
-        copy_padded(gy_rest + o * height * width, height, width, first, 0, rows, width, gy_stride, plane);
+        copy_padded(gy_others + o * height * width, height, width, first, 0, rows, width, gy_stride, plane);
         if (joined) std::fill_n(plane + rows * gy_stride, run - rows * gy_stride, T(0));
       }
-      const T* const gy_rows = in_place ? gy_rest + first * width : gy_band;
+      const T* const gy_rows = in_place ? gy_others + first * width : gy_band;
       for (Index begin = 0; begin < inputs; begin += chunk) {
         const Index channels = std::min(chunk, inputs - begin);
         for (Index i = 0; i < channels; ++i) {
@@ -422,18 +445,18 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
                       -g.pad_w, rows + reach_h, x_stride, x_stride, plane);
           if (joined) std::fill_n(plane + (rows + reach_h) * x_stride, reach_w + lanes, T(0));
         }
-        packed.correlate(group, begin, channels, rows, packed_band, x_band, x_plane, x_stride, sums);
-        if (rest == 0) continue;
+        in_lanes.correlate(group, begin, channels, rows, packed_band, x_band, x_plane, x_stride, sums);
+        if (others == 0) continue;
         const TapLoop loop{channels, x_plane, g.kernel_height, g.dilation_h * x_stride, g.kernel_width, g.dilation_w};
-        layout.correlate(group, begin, joined ? 1 : rows, run, gy_rows, gy_distance, x_band, loop, x_stride,
-                         sums + packed.size());
+        in_pixels.correlate(group, begin, joined ? 1 : rows, run, gy_rows, gy_distance, x_band, loop, x_stride,
+                         sums + in_lanes.size());
       }
     }
   });
   for (int part = 0; part < parts; ++part) {
     const T* const sums = scratch_data + part * share + sums_at;
-    packed.add_to(sums, gw);
-    layout.add_to(sums + packed.size(), gw);
+    in_lanes.add_to(sums, gw);
+    in_pixels.add_to(sums + in_lanes.size(), gw);
   }
 }
 
