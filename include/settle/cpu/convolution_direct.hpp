@@ -1,5 +1,6 @@
 #pragma once
 #include "settle/core/threads.hpp"
+#include "settle/cpu/caches.hpp"
 #include "settle/cpu/convolution_geometry.hpp"
 #include "settle/cpu/unroll.hpp"
 
@@ -271,8 +272,11 @@ void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool
   const ChannelBlocks blocks(outputs);
   constexpr Index fetched_bytes = 4 * 1024 * 1024;  // what is smaller comes fast enough from a third-level cache
   const bool fetches = (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) > fetched_bytes;
-  // All channels of a run stay in the second-level cache.
-  const Index run = std::max<Index>(pixels_in<T>(band_bytes / 2, g), 16 * packet_size<T>);
+  // All channels of a run stay in the second-level cache. Processors with wide units wait for that cache too: of what
+  // comes from memory they take runs of few blocks of sums, of which up to 32 channels stay in the first-level cache.
+  Index run = std::max<Index>(pixels_in<T>(band_bytes / 2, g), 16 * packet_size<T>);
+  if (fetches && wide_units())
+    run = (inputs <= 32 ? 2 : 4) * block_packets(static_cast<int>(blocks.size(0))) * packet_size<T>;
   const int parts = ThreadPool::instance().small_parts_for(g.multiply_adds(), thread_grain);
   for_each_pixel_run<T>(g, run, parts, [&](int, Index image, Index begin, Index end) {
     const TapLoop loop{1, 0, 1, 0, inputs, pixels};  // channels as columns: the innermost loop is the long one

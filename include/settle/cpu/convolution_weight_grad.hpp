@@ -1,7 +1,6 @@
 #pragma once
 #include <cmath>
 
-#include "settle/cpu/caches.hpp"
 #include "settle/cpu/convolution_direct.hpp"
 #include "settle/cpu/transpose.hpp"
 
