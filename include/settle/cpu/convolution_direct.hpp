@@ -141,9 +141,10 @@ class TapCursor {
   Index row_ = 0, column_ = 0, place_ = 0;
 };
 
-/// sums[o][p] = the sum over the taps of packed[tap][o] times the packet at x[p] + tap.
+/// sums[o][p] = the sum over the taps of packed[tap][o] times the packet at x[p] + tap. What the same taps need `ahead`
+/// further on is fetched to the first-level cache, unless that is 0.
 template <int outputs, int packets, class T>
-SETTLE_INLINE void sum_taps(const TapLoop& loop, const T* const (&x)[packets], const T* packed,
+SETTLE_INLINE void sum_taps(const TapLoop& loop, Index ahead, const T* const (&x)[packets], const T* packed,
                             Packet<T> (&sums)[outputs][packets]) {
   SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p) sums[o][p] =
       Packet<T>{};
@@ -151,6 +152,7 @@ SETTLE_INLINE void sum_taps(const TapLoop& loop, const T* const (&x)[packets], c
   for (Index c = 0; c < loop.channels; ++c, channel += loop.channel_stride) {
     Index row = channel;
     for (Index r = 0; r < loop.rows; ++r, row += loop.row_stride) {
+      if (ahead > 0) SETTLE_UNROLL for (int p = 0; p < packets; ++p) fetch_near(x[p] + row + ahead);
       Index tap = row;
       for (Index k = 0; k < loop.columns; ++k, tap += loop.column_stride, packed += outputs) {
         Packet<T> pixels[packets];
@@ -177,6 +179,7 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
                  Index plane, bool add, const FetchAhead& ahead = {}) {
   constexpr int packets = block_packets(outputs);
   constexpr Index lanes = packet_size<T>;
+  const Index next_channel = wide_units() ? loop.channel_stride : 0;
   Index row = 0, column = 0;
   while (row < rows) {
     const T* from[packets];
@@ -209,7 +212,7 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
       }
     }
     Packet<T> sums[outputs][packets];
-    sum_taps<outputs, packets>(loop, from, packed, sums);
+    sum_taps<outputs, packets>(loop, next_channel, from, packed, sums);
     if (side_by_side) {
       SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p) {
         T* const out = to[0] + o * plane + p * lanes;

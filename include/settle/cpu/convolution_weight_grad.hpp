@@ -241,12 +241,13 @@ bool crowded(Index plane) {
 /// The output channels in blocks for correlate_band, so that few products are computed for taps that do not count.
 inline ChannelBlocks correlation_blocks(Index outputs, Index taps, Crowding crowding) {
   // What products cost in blocks of more planes than a cache has ways; where only gy's crowd, this decides ties.
+  const int ways = wide_units() ? 12 : 8;
   const double crowd = crowding == Crowding::all ? 1.1 : crowding == Crowding::gy ? 1.001 : 1.0;
   const auto cost = [&](const ChannelBlocks& blocks) {
     double products = 0;
     for (Index block = 0; block < blocks.count; ++block) {
       const int size = static_cast<int>(blocks.size(block)), at_once = block_taps(size);
-      products += (size + at_once > 8 ? crowd : 1.0) * static_cast<double>(size * round_up(taps, at_once));
+      products += (size + at_once > ways ? crowd : 1.0) * static_cast<double>(size * round_up(taps, at_once));
     }
     return products;
   };
