@@ -12,7 +12,7 @@
 
 // The three convolutions of a layer on plain arrays: y = conv(x, w), its gradient in x and its gradient in w.
 // They are the partial derivatives of one form, sum gy · conv(x, w). Results are overwritten unless it says otherwise;
-// the same call gives the same bits for the same number of threads.
+// the same call gives the same bits for the same number of threads on the same processor.
 
 namespace settle::cpu {
 
