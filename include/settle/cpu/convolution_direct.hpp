@@ -18,7 +18,8 @@ inline constexpr int most_block_channels = 6;
 /// The packets that a block of sums has for each of its channels: what fits in the registers beside the factors.
 constexpr int block_packets(int channels) { return std::min(6, (packet_registers - 2) / (channels + 1)); }
 
-/// Channels cut in blocks of at most `most`: their sizes differ by at most one, or all but the last are of `most`.
+/// Channels, or taps, cut in blocks of at most `most`: their sizes differ by at most one, or all but the last are of
+/// `most`.
 struct ChannelBlocks {
   explicit ChannelBlocks(Index all, Index most_channels = most_block_channels, bool full_blocks = false)
       : channels(all), most(most_channels), count((all + most - 1) / most), full(full_blocks) {}

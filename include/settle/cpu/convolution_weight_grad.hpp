@@ -74,7 +74,7 @@ class OutputSums {
         packets_(outputs_in_lanes<T>(g) / lanes),
         inputs_(g.in_channels / g.groups),
         depth_(inputs_ * g.taps()),
-        row_parts_(g.dilation_w == 1 ? (g.kernel_width + most_taps_at_once - 1) / most_taps_at_once : g.kernel_width),
+        row_blocks_(g.kernel_width, g.dilation_w == 1 ? most_taps_at_once : 1),
         gy_row_((g.out_width() + most_taps_at_once - 1) * lanes) {
     // A lane adds up some rows of pixels before that sum is added to others: about as many pixels as sums, which rounds
     // least, but at least 256, for a sum takes time.
@@ -121,9 +121,8 @@ class OutputSums {
     sums += (group * packets_ * inputs_ + channel) * g_.taps() * lanes;
     for (Index p = 0; p < packets_; ++p, packed += rows * gy_row_, sums += depth_ * lanes)
       for (Index begin = 0; begin < kernel_rows; begin += kernel_rows_at_once)
-        for (Index part = 0; part < row_parts_; ++part) {
-          const Index tap = width * part / row_parts_, taps = width * (part + 1) / row_parts_ - tap;
-          const Index count = std::min<Index>(kernel_rows_at_once, kernel_rows - begin);
+        for (Index block = 0; block < row_blocks_.count; ++block) {
+          const Index tap = row_blocks_.begin(block), count = std::min<Index>(kernel_rows_at_once, kernel_rows - begin);
           T* const to = sums + (begin * width + tap) * lanes;
           for (Index row = 0; row < rows; row += rows_at_once_) {
             const T* from[kernel_rows_at_once];
@@ -132,16 +131,11 @@ class OutputSums {
               from[r] = x + of_kernel / height * x_plane + (of_kernel % height * g_.dilation_h + row) * x_stride +
                         tap * g_.dilation_w;
             }
-            const auto add = [&](auto taps_at_once) {
-              correlate_outputs<taps_at_once>(std::min(rows_at_once_, rows - row), g_.out_width(),
-                                              packed + row * gy_row_, gy_row_, from, x_stride, count, width, to);
-            };
-            if (taps == 3)
-              add(std::integral_constant<int, 3>{});
-            else if (taps == 2)
-              add(std::integral_constant<int, 2>{});
-            else
-              add(std::integral_constant<int, 1>{});
+            row_blocks_.with_size(block, [&](auto taps) {
+              if constexpr (taps <= most_taps_at_once)
+                correlate_outputs<taps>(std::min(rows_at_once_, rows - row), g_.out_width(), packed + row * gy_row_,
+                                        gy_row_, from, x_stride, count, width, to);
+            });
           }
         }
   }
@@ -172,9 +166,9 @@ class OutputSums {
  private:
   ConvGeometry g_;
   Index packets_, inputs_, depth_;
-  Index row_parts_;     ///< that a row of the kernel is cut in, of at most most_taps_at_once taps
-  Index gy_row_;        ///< the numbers of a packed row of one packet of outputs
-  Index rows_at_once_;  ///< the rows of pixels that a call of correlate_outputs takes
+  ChannelBlocks row_blocks_;  ///< of the taps along a row of the kernel
+  Index gy_row_;              ///< the numbers of a packed row of one packet of outputs
+  Index rows_at_once_;        ///< the rows of pixels that a call of correlate_outputs takes
 };
 
 /// Lane j of the result is the sum of all lanes of v[j], the packets from v[count] on being zero.
