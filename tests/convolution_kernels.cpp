@@ -197,6 +197,10 @@ TEST_CASE("runs of pixels that begin before their part add only to it") {
   check_all({{2, 255, 23, 167, 1, 1, 1}, {2, 255, 17, 113, 1, 1, 1}});  // with 64 bytes, the last run is of one pixel
 }
 
+TEST_CASE("a product of channels of a large image agrees with the definition, in runs of which the last is longer") {
+  check_all({same(1, 17, 3, 6189, 40, 1)});  // 58 runs of 320 pixels and 7 more, with 64 bytes
+}
+
 TEST_CASE("weight gradients of output channels that fill packets and of others agree with the definition") {
   std::vector<ConvGeometry> geometries;
   for (const Index kernel : {2, 3, 4, 5, 7, 9}) geometries.push_back(same(2, 9, 17, 21, 33, kernel));

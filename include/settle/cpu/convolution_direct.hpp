@@ -167,17 +167,20 @@ SETTLE_INLINE void sum_taps(const TapLoop& loop, Index ahead, const T* const (&x
   }
 }
 
-/// What a block of channels fetches for the pixels `distance` further on: their outputs, and some of
-/// the loop's columns, which are input channels here.
+/// What a block of channels fetches for the pixels `distance` further on: its outputs, and `inputs` planes of the input,
+/// `plane` apart, of which `from` has the first pixel.
+template <class T>
 struct FetchAhead {
-  Index distance = 0, begin = 0, end = 0;
+  Index distance = 0;
+  const T* from = nullptr;
+  Index inputs = 0, plane = 0;
 };
 
 /// One block of output channels on a band of `rows` rows of `width` pixels: x has its rows `stride` apart, y is
 /// contiguous with its planes `plane` apart. It is written; or, when `add`, added to.
 template <int outputs, class T>
 void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index stride, const T* packed, T* y,
-                 Index plane, bool add, const FetchAhead& ahead = {}) {
+                 Index plane, bool add, const FetchAhead<T>& ahead = {}) {
   constexpr int packets = block_packets(outputs);
   constexpr Index lanes = packet_size<T>;
   const Index next_channel = wide_units() ? loop.channel_stride : 0;
@@ -194,8 +197,8 @@ void direct_band(const TapLoop& loop, Index rows, Index width, const T* x, Index
       column += packets * lanes;
       if (column == width) ++row, column = 0;
       if (ahead.distance > 0) {
-        const T* next = from[0] + ahead.distance + ahead.begin * loop.column_stride;
-        for (Index c = ahead.begin; c < ahead.end; ++c, next += loop.column_stride)
+        const T* next = ahead.from + (from[0] - x);
+        for (Index c = 0; c < ahead.inputs; ++c, next += ahead.plane)
           SETTLE_UNROLL for (int p = 0; p < packets; ++p) fetch(next + p * lanes, packet_size<T>);
         SETTLE_UNROLL for (int o = 0; o < outputs; ++o) SETTLE_UNROLL for (int p = 0; p < packets; ++p)
             fetch(to[0] + ahead.distance + o * plane + p * lanes, packet_size<T>);
@@ -277,19 +280,33 @@ void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool
   constexpr Index fetched_bytes = 4 * 1024 * 1024;  // what is smaller comes fast enough from a third-level cache
   const bool fetches = (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) > fetched_bytes;
   // All channels of a run stay in the second-level cache. Processors with wide units wait for that cache too: of what
-  // comes from memory they take runs of few blocks of sums, of which up to 32 channels stay in the first-level cache.
+  // comes from memory they take runs of few blocks of sums, of which the inputs stay in the first-level cache; copied
+  // there, without packets across two lines, where the outputs that read them are many.
   Index run = std::max<Index>(pixels_in<T>(band_bytes / 2, g), 16 * packet_size<T>);
-  if (fetches && wide_units())
-    run = (inputs <= 32 ? 2 : 4) * block_packets(static_cast<int>(blocks.size(0))) * packet_size<T>;
-  const int parts = ThreadPool::instance().small_parts_for(g.multiply_adds(), thread_grain);
+  const bool few_sums = fetches && wide_units(), copies = few_sums && outputs >= 32;
+  if (few_sums) run = (copies ? 4 : 2) * block_packets(static_cast<int>(blocks.size(0))) * packet_size<T>;
+  const Index share = copies ? inputs * (run + packet_size<T>) : 0;  // the last run may be a packet longer
+  ThreadPool& pool = ThreadPool::instance();
+  const int parts = pool.small_parts_for(g.multiply_adds(), thread_grain);
+  auto scratch = workspace<T>(pool.threads_for(parts) * share);
+  T* const scratch_data = scratch.mutable_data();
   for_each_pixel_run<T>(g, run, parts, [&](int, Index image, Index begin, Index end) {
-    const TapLoop loop{1, 0, 1, 0, inputs, pixels};  // channels as columns: the innermost loop is the long one
+    const Index length = end - begin, stride = copies ? round_up(length, packet_size<T>) : pixels;
+    const T* const x_run = x + image * inputs * pixels + begin;
+    const T* from = x_run;
+    if (copies) {
+      T* const copy = scratch_data + pool.thread() * share;
+      copy_padded(x_run, inputs, pixels, 0, 0, inputs, length, stride, copy);
+      from = copy;
+    }
+    const TapLoop loop{1, 0, 1, 0, inputs, stride};  // channels as columns: the innermost loop is the long one
     const T* weights = packed + image % g.groups * inputs * outputs;
     for (Index block = 0; block < blocks.count; ++block) {
-      const FetchAhead next_run{fetches ? end - begin : 0, inputs * block / blocks.count,
-                                inputs * (block + 1) / blocks.count};
+      const Index channel = inputs * block / blocks.count, next_channel = inputs * (block + 1) / blocks.count;
+      const FetchAhead<T> next_run{fetches ? length : 0, x_run + channel * pixels + length, next_channel - channel,
+                                   pixels};
       blocks.with_size(block, [&](auto size) {
-        direct_band<size>(loop, 1, end - begin, x + image * inputs * pixels + begin, 0, weights,
+        direct_band<size>(loop, 1, length, from, 0, weights,
                           y + (image * outputs + blocks.begin(block)) * pixels + begin, pixels, add, next_run);
       });
       weights += blocks.size(block) * inputs;
