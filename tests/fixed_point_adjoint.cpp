@@ -542,3 +542,38 @@ TEST_CASE("the largest magnitude of a state is found in any place, and not-a-num
       }
     }
 }
+
+TEST_CASE_TEMPLATE("how far a state moved and what is added to it are measured system by system", T, float, double) {
+  using Values = fp::detail::Values<T>;
+  Random random(31);
+  for (const Index systems : {1, 3})
+    for (const Index length : {0, 1, 31, 33, 8192, 20001}) {
+      CAPTURE(systems);
+      CAPTURE(length);
+      const auto state = [&] {
+        return Values{uniform<T>(Shape{systems, length}, -1, 1, random), uniform<T>(Shape{systems, 5}, -1, 1, random)};
+      };
+      const Values to = state(), from = state();
+      Values sum = from;
+      fp::detail::Numbers factors(static_cast<std::size_t>(systems), 0.5);
+      if (systems == 3) factors = {1, 0, -2};
+      const fp::detail::Moved moved = fp::detail::moved(to, from, systems);
+      const fp::detail::Numbers sizes = fp::detail::add_measured(sum, to, factors);
+      REQUIRE(sizes == moved.sizes);
+      for (std::size_t s = 0; s < factors.size(); ++s) {
+        long double distance = 0, size = 0;
+        T worst = 0;
+        for (std::size_t p = 0; p < to.size(); ++p)
+          for (Index k = 0; k < to[p].size() / systems; ++k) {
+            const Index at = static_cast<Index>(s) * (to[p].size() / systems) + k;
+            const auto a = to[p].data()[at], b = from[p].data()[at];
+            distance += (static_cast<long double>(a) - b) * (static_cast<long double>(a) - b);
+            size += static_cast<long double>(a) * a;
+            worst = std::max(worst, std::abs(sum[p].data()[at] - (b + static_cast<T>(factors[s]) * a)));
+          }
+        CHECK(worst <= 4 * std::numeric_limits<T>::epsilon());
+        CHECK(moved.distances[s] == doctest::Approx(static_cast<double>(std::sqrt(distance))).epsilon(1e-13));
+        CHECK(moved.sizes[s] == doctest::Approx(static_cast<double>(std::sqrt(size))).epsilon(1e-13));
+      }
+    }
+}

@@ -107,14 +107,15 @@ struct Backend<Cpu> {
     cpu::conv_weight_grad(g, x, gy, gw, asked);
   }
 
-  /// Adds x · y, or |x - y|², to the number of each of the systems that the array is split among.
+  /// Adds x · y, or |x - y|² and |x|², to the numbers of each of the systems that the array is split among.
   template <class T>
   static void add_dots(Index size, const T* x, const T* y, std::vector<double>& out) {
     cpu::add_dots(size, x, y, out);
   }
   template <class T>
-  static void add_square_distances(Index size, const T* x, const T* y, std::vector<double>& out) {
-    cpu::add_square_distances(size, x, y, out);
+  static void add_square_distances(Index size, const T* x, const T* y, std::vector<double>& distances,
+                                   std::vector<double>& sizes) {
+    cpu::add_square_distances(size, x, y, distances, sizes);
   }
   /// The largest |x_k|; NaN if there is one.
   template <class T>
@@ -125,6 +126,11 @@ struct Backend<Cpu> {
   template <class T>
   static void mix(Index size, const std::vector<double>& c, T* y, const std::vector<double>& d, const T* x) {
     cpu::mix(size, c, y, d, x);
+  }
+  /// y <- y + d x, and |x|² added to the number of each system.
+  template <class T>
+  static void add_scaled(Index size, T* y, const std::vector<double>& d, const T* x, std::vector<double>& sizes) {
+    cpu::add_scaled(size, y, d, x, sizes);
   }
 };
 

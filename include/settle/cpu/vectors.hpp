@@ -37,30 +37,74 @@ void each_piece(Index size, Index systems, const F& f) {
   });
 }
 
-/// As many numbers as hide the latency of what is done to each, in packets.
+/// As many lanes as hide the latency of what is done in each, in packets.
 inline constexpr Index at_once = 32;
 
-/// Calls take(value, k) for the elements k of a piece, with each of the values in turn.
-template <class T, class F>
-void take_in_turn(Index begin, Index end, T (&values)[at_once], const F& take) {
-  Index k = begin;
-  for (; k + at_once <= end; k += at_once)
-    for (Index i = 0; i < at_once; ++i) take(values[i], k + i);
-  for (; k < end; ++k) take(values[0], k);
+/// Calls f(k, lane) for the elements k of a piece, neighbours in different ones of `at_once` lanes, and fetches what x
+/// holds a little further on: a processor by itself has too few lines of a single stream on their way.
+template <class F, class... X>
+void each_element(Index begin, Index end, const F& f, const X*... x) {
+  constexpr Index ahead = 1024;
+  for (; end - begin >= at_once; begin += at_once) {
+    (fetch(x + begin + ahead, at_once), ...);
+    for (Index i = 0; i < at_once; ++i) f(begin + i, i);
+  }
+  for (Index i = 0; i < end - begin; ++i) f(begin + i, i);
 }
 
-/// Adds to each system's number the sum of g(k) over its elements k, taken in double.
-template <class G>
-void add_sums(Index size, std::vector<double>& out, const G& g) {
-  const auto systems = static_cast<Index>(out.size());
-  const auto pieces = static_cast<std::size_t>(pieces_of_system(size, systems));
-  std::vector<double> partial(out.size() * pieces);
-  each_piece(size, systems, [&](Index, Index piece, Index begin, Index end) {
+/// For each system the sum of a function over its elements, taken in double, piece by piece.
+class PieceSums {
+ public:
+  PieceSums(Index size, Index systems)
+      : pieces_(static_cast<std::size_t>(pieces_of_system(size, systems))),
+        sums_(pieces_ * static_cast<std::size_t>(systems)) {}
+
+  /// Takes in g(x[k]...) for the elements k of a piece.
+  template <class G, class... X>
+  void take(Index piece, Index begin, Index end, const G& g, const X*... x) {
     double sums[at_once] = {};
-    take_in_turn(begin, end, sums, [&](double& sum, Index k) { sum += g(k); });
-    partial[static_cast<std::size_t>(piece)] = sum_pairwise<at_once>(sums);
-  });
-  for (std::size_t piece = 0; piece < partial.size(); ++piece) out[piece / pieces] += partial[piece];
+    each_element(begin, end, [&](Index k, Index lane) { sums[lane] += g(static_cast<double>(x[k])...); }, x...);
+    sums_[static_cast<std::size_t>(piece)] = sum_pairwise<at_once>(sums);
+  }
+
+  /// Adds each system's sum to its number.
+  void add_to(std::vector<double>& out) const {
+    for (std::size_t piece = 0; piece < sums_.size(); ++piece) out[piece / pieces_] += sums_[piece];
+  }
+
+ private:
+  std::size_t pieces_;
+  std::vector<double> sums_;
+};
+
+/// The largest magnitude of what it takes in; NaN if there is one.
+template <class T>
+class Largest {
+ public:
+  /// Takes in the elements of a piece of x.
+  void take(Index begin, Index end, const T* x) {
+    each_element(begin, end, [&](Index k, Index lane) { best_[lane] = larger(best_[lane], std::abs(x[k])); }, x);
+  }
+  T value() const { return std::accumulate(std::begin(best_), std::end(best_), T{0}, larger<T>); }
+
+ private:
+  T best_[at_once] = {};
+};
+
+inline constexpr auto square = [](double v) { return v * v; };
+
+/// y[k] <- c y[k] + d x[k] for the elements k of a piece; where a number is 0 its vector is not read.
+template <class T>
+void mix_piece(Index begin, Index end, T c, T* y, T d, const T* x) {
+  if (d == T{0} && c == T{0}) {
+    std::fill(y + begin, y + end, T{0});
+  } else if (d == T{0}) {
+    if (c != T{1}) each_element(begin, end, [&](Index k, Index) { y[k] *= c; }, y);
+  } else if (c == T{0}) {
+    each_element(begin, end, [&](Index k, Index) { y[k] = d * x[k]; }, x, y);
+  } else {
+    each_element(begin, end, [&](Index k, Index) { y[k] = c * y[k] + d * x[k]; }, x, y);
+  }
 }
 
 }  // namespace detail
@@ -68,16 +112,24 @@ void add_sums(Index size, std::vector<double>& out, const G& g) {
 /// Adds x · y to each system's number.
 template <class T>
 void add_dots(Index size, const T* x, const T* y, std::vector<double>& out) {
-  detail::add_sums(size, out, [&](Index k) { return static_cast<double>(x[k]) * static_cast<double>(y[k]); });
+  detail::PieceSums sums(size, std::ssize(out));
+  detail::each_piece(size, std::ssize(out), [&](Index, Index piece, Index begin, Index end) {
+    sums.take(piece, begin, end, [](double a, double b) { return a * b; }, x, y);
+  });
+  sums.add_to(out);
 }
 
-/// Adds |x - y|² to each system's number.
+/// Adds |x - y|² and |x|² to each system's numbers, in one pass.
 template <class T>
-void add_square_distances(Index size, const T* x, const T* y, std::vector<double>& out) {
-  detail::add_sums(size, out, [&](Index k) {
-    const double d = static_cast<double>(x[k]) - static_cast<double>(y[k]);
-    return d * d;
+void add_square_distances(Index size, const T* x, const T* y, std::vector<double>& distances,
+                          std::vector<double>& sizes) {
+  detail::PieceSums of_distances(size, std::ssize(distances)), of_sizes = of_distances;
+  detail::each_piece(size, std::ssize(distances), [&](Index, Index piece, Index begin, Index end) {
+    of_distances.take(piece, begin, end, [](double a, double b) { return detail::square(a - b); }, x, y);
+    of_sizes.take(piece, begin, end, detail::square, x);
   });
+  of_distances.add_to(distances);
+  of_sizes.add_to(sizes);
 }
 
 /// The largest |x_k|; NaN if there is one.
@@ -85,9 +137,9 @@ template <class T>
 double largest_magnitude(Index size, const T* x) {
   std::vector<T> largest(static_cast<std::size_t>(detail::pieces_of_system(size, 1)));
   detail::each_piece(size, 1, [&](Index, Index piece, Index begin, Index end) {
-    T best[detail::at_once] = {};
-    detail::take_in_turn(begin, end, best, [&](T& value, Index k) { value = larger(value, std::abs(x[k])); });
-    largest[static_cast<std::size_t>(piece)] = std::accumulate(std::begin(best), std::end(best), T{0}, larger<T>);
+    detail::Largest<T> found;
+    found.take(begin, end, x);
+    largest[static_cast<std::size_t>(piece)] = found.value();
   });
   return static_cast<double>(std::accumulate(largest.begin(), largest.end(), T{0}, larger<T>));
 }
@@ -95,20 +147,21 @@ double largest_magnitude(Index size, const T* x) {
 /// y <- c y + d x with numbers for each system. Where a number is 0 its vector is not read: NaN there does not spread.
 template <class T>
 void mix(Index size, const std::vector<double>& c, T* y, const std::vector<double>& d, const T* x) {
-  detail::each_piece(size, static_cast<Index>(c.size()), [&](Index s, Index, Index begin, Index end) {
-    const auto keep = static_cast<T>(c[static_cast<std::size_t>(s)]),
-               add = static_cast<T>(d[static_cast<std::size_t>(s)]);
-    if (add == T{0} && keep == T{0}) {
-      std::fill(y + begin, y + end, T{0});
-    } else if (add == T{0}) {
-      if (keep != T{1})
-        for (Index k = begin; k < end; ++k) y[k] *= keep;
-    } else if (keep == T{0}) {
-      for (Index k = begin; k < end; ++k) y[k] = add * x[k];
-    } else {
-      for (Index k = begin; k < end; ++k) y[k] = keep * y[k] + add * x[k];
-    }
+  detail::each_piece(size, std::ssize(c), [&](Index system, Index, Index begin, Index end) {
+    const auto s = static_cast<std::size_t>(system);
+    detail::mix_piece(begin, end, static_cast<T>(c[s]), y, static_cast<T>(d[s]), x);
   });
+}
+
+/// y <- y + d x as mix, and adds |x|² to each system's number, in one pass.
+template <class T>
+void add_scaled(Index size, T* y, const std::vector<double>& d, const T* x, std::vector<double>& sizes) {
+  detail::PieceSums sums(size, std::ssize(d));
+  detail::each_piece(size, std::ssize(d), [&](Index system, Index piece, Index begin, Index end) {
+    detail::mix_piece(begin, end, T{1}, y, static_cast<T>(d[static_cast<std::size_t>(system)]), x);
+    sums.take(piece, begin, end, detail::square, x);
+  });
+  sums.add_to(sizes);
 }
 
 }  // namespace settle::cpu

@@ -182,8 +182,10 @@ struct Backend<Cuda> {
     add_products(size, false, x, y, out);
   }
   template <class T>
-  static void add_square_distances(Index size, const T* x, const T* y, std::vector<double>& out) {
-    add_products(size, true, x, y, out);
+  static void add_square_distances(Index size, const T* x, const T* y, std::vector<double>& distances,
+                                   std::vector<double>& sizes) {
+    add_products(size, true, x, y, distances);
+    add_products(size, false, x, x, sizes);
   }
 
   template <class T>
@@ -210,6 +212,12 @@ struct Backend<Cuda> {
     static const kernels::Kernel kernel = kernels::mix<T>();
     cuda::launch(kernel, cuda::one_each(size), static_cast<std::uint64_t>(size), static_cast<std::uint64_t>(size / n),
                  there.data(), y, x);
+  }
+
+  template <class T>
+  static void add_scaled(Index size, T* y, const std::vector<double>& d, const T* x, std::vector<double>& sizes) {
+    mix(size, std::vector<double>(d.size(), 1.0), y, d, x);
+    add_products(size, false, x, x, sizes);
   }
 
   /// x · y, or |x - y|² with `squares`, for each of the systems, to the device's memory.

@@ -102,11 +102,11 @@ class GrowthRate {
   std::vector<Numbers> norms_;
 };
 
-/// The next term of the series: r <- Jᵀ r, added to g for the systems of the mask.
+/// The next term of the series: r <- Jᵀ r, added to g for the systems of the mask. Returns |r| of each system.
 template <class T, class D>
-void add_term(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state, const Numbers& mask) {
+Numbers add_term(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state, const Numbers& mask) {
   state.r = problem.product(state.r);
-  add_scaled(state.g, state.r, mask);
+  return add_measured(state.g, state.r, mask);
 }
 
 /// Adds up to `limit` terms that all systems take, as run_ahead. Shown are the norms over everything of g and of the
@@ -134,7 +134,8 @@ bool add_terms_ahead(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& 
       [&](Values<T, D>& at, auto& measures) {
         LinearSolution<T, D> s;
         split(at, s);
-        add_term(problem, s, everyone);
+        s.r = problem.product(s.r);
+        add_scaled(s.g, s.r, everyone);
         measures.norms(s.g, 1);
         measures.norms(s.r, 1);
         measures.norms(s.r, problem.systems);
@@ -151,9 +152,8 @@ template <class T, class D, class GiveUp>
 void run_series(const Neumann& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                 AdjointProgress& progress, double divergence, const GiveUp& give_up) {
   GrowthRate growth;
-  const Numbers start = norms(state.r, problem.systems);
+  const Numbers start = add_measured(state.g, state.r, progress.mask());
   growth.add(start);
-  add_scaled(state.g, state.r, progress.mask());
   AdjointReport& report = progress.report();
   const auto take_in = [&](const Numbers& terms) {
     ++report.terms;
@@ -180,8 +180,8 @@ void run_series(const Neumann& solver, const AdjointProblem<T, D>& problem, Line
         report.terms >= 2 && !add_terms_ahead(problem, state, progress, solver.max_products - report.products,
                                               [&](const auto& measured) { return goes_on(measured.back()); });
     if (!seen && report.products >= solver.max_products) continue;
-    add_term(problem, state, mask);
-    if (!seen) take_in(norms(state.r, problem.systems));
+    const Numbers term = add_term(problem, state, mask);
+    if (!seen) take_in(term);
   }
   report.spectral_radius = growth.estimate();
 }
@@ -197,8 +197,7 @@ template <class T, class D>
 void solve_adjoint(const Terms& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   GrowthRate growth;
-  growth.add(norms(state.r, problem.systems));
-  add_scaled(state.g, state.r, progress.mask());
+  growth.add(add_measured(state.g, state.r, progress.mask()));
   int k = 0;
   const auto take_in = [&](const Numbers& term) {
     ++k;
@@ -211,8 +210,8 @@ void solve_adjoint(const Terms& solver, const AdjointProblem<T, D>& problem, Lin
     const bool seen = k >= 2 && !add_terms_ahead(problem, state, progress, solver.count - k,
                                                  [&](const auto& measured) { return take_in(measured.back()); });
     if (!seen && k == solver.count) break;
-    add_term(problem, state, mask);
-    if (!seen) take_in(norms(state.r, problem.systems));
+    const Numbers term = add_term(problem, state, mask);
+    if (!seen) take_in(term);
   }
   progress.report().terms = solver.count;
   progress.report().spectral_radius = growth.estimate();
@@ -280,8 +279,8 @@ void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T, D>& pr
     } else {
       sum.g = g;
     }
-    add_term(problem, sum, Numbers{1.0});
-    if (!seen) take_in(norm(sum.g), norm(sum.r), norms(sum.r, problem.systems));
+    const double size = add_term(problem, sum, Numbers{1.0}).front();
+    if (!seen) take_in(norm(sum.g), size, norms(sum.r, problem.systems));
     if (reason == SeriesEnd::all_terms) {
       g = std::move(sum.g);
       continue;

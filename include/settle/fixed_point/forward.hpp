@@ -37,8 +37,9 @@ class Progress {
     largest_.assign(n, 0.0);
   }
 
-  /// Takes in one application of the step: the residuals |f(z) - z| and the norms |f(z)|.
-  void observe(const Rows& rows, const Numbers& residuals, const Numbers& norms) {
+  /// Takes in one application of the step, which moved z to f(z).
+  void observe(const Rows& rows, const Moved& moved) {
+    const auto& [residuals, norms] = moved;
     ++report_.steps;
     report_.sample_steps += rows.size();
     Numbers going;
@@ -46,7 +47,7 @@ class Progress {
       const auto s = static_cast<std::size_t>(rows[k]);
       if (!active(s)) continue;
       going.push_back(residuals[k]);
-      report_.relative[s] = norms[k] > 0 ? residuals[k] / norms[k] : residuals[k];
+      report_.relative[s] = relative(residuals[k], norms[k]);
       if (report_.steps == 1) first_[s] = residuals[k], first_norm_[s] = norms[k];
       largest_[s] = std::max(largest_[s], residuals[k]);
       if (residuals[k] < 0.99 * best_[s]) {
@@ -59,7 +60,8 @@ class Progress {
   }
 
   /// Gives the samples that are done their verdicts.
-  void judge(const Residual& rule, const Rows& rows, const Numbers& residuals, const Numbers& norms) {
+  void judge(const Residual& rule, const Rows& rows, const Moved& moved) {
+    const auto& [residuals, norms] = moved;
     for (std::size_t k = 0; k < rows.size(); ++k) {
       const auto s = static_cast<std::size_t>(rows[k]);
       if (!active(s)) continue;
@@ -155,7 +157,7 @@ ValueMap<T, D> checked_restriction(const Iterated<T, D>& map, const Rows& rows, 
     fail("fixed_point", cure, " (", error.what(), ")");
   }
   const auto systems = static_cast<Index>(rows.size());
-  const Numbers differences = distances(again, fz, systems), sizes = norms(fz, systems);
+  const auto [differences, sizes] = moved(fz, again, systems);
   for (std::size_t s = 0; s < sizes.size(); ++s)
     require(differences[s] <= 8 * std::sqrt(static_cast<double>(std::numeric_limits<T>::epsilon())) * sizes[s],
             "fixed_point", cure);
@@ -187,7 +189,7 @@ std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& fo
                   solver.advance(at, next, {}, everyone);
                 },
                 [&](const std::vector<Numbers>& measured) {
-                  observe(measured[0], measured[1]);
+                  observe(Moved{measured[0], measured[1]});
                   return progress.all_active();
                 });
           }
@@ -195,15 +197,15 @@ std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& fo
         };
         if (const auto* steps = std::get_if<Steps>(&stop)) {
           Numbers residuals;
-          const auto observe = [&](Numbers found, const Numbers& sizes) {
-            residuals = std::move(found);
-            progress.observe(rows, residuals, sizes);
+          const auto observe = [&](const Moved& step) {
+            residuals = step.distances;
+            progress.observe(rows, step);
           };
           while (progress.steps() + 1 < steps->count) {
             const bool seen = !plain_steps(steps->count - 1 - progress.steps(), observe);
             if (!seen && progress.steps() + 1 == steps->count) break;
             const Values<T, D> fz = map.f(z);
-            if (!seen) observe(distances(fz, z, map.systems), norms(fz, map.systems));
+            if (!seen) observe(moved(fz, z, map.systems));
             solver.advance(z, fz, residuals, progress.mask(rows));
             progress.solver_held(solver.bytes());
           }
@@ -213,13 +215,13 @@ std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& fo
         ValueMap<T, D> f = map.f;
         Values<T, D> fz = first ? std::move(*first) : f(z), all_z, all_fz;
         Numbers residuals;
-        const auto observe = [&](Numbers found, const Numbers& sizes) {
-          residuals = std::move(found);
-          progress.observe(rows, residuals, sizes);
-          progress.judge(rule, rows, residuals, sizes);
+        const auto observe = [&](const Moved& step) {
+          residuals = step.distances;
+          progress.observe(rows, step);
+          progress.judge(rule, rows, step);
         };
         for (bool seen = false;;) {
-          if (!seen) observe(distances(fz, z, std::ssize(rows)), norms(fz, std::ssize(rows)));
+          if (!seen) observe(moved(fz, z, std::ssize(rows)));
           const Rows going = progress.active_positions(rows);
           if (going.empty()) break;
           if (progress.steps() == 1 && going_on) going_on();

@@ -27,8 +27,8 @@ template <int order = 1, class F, State Z, class X, class... A>
     const auto before = detail::values_of(detail::variables<V>(warm.z));
     out.frames.push_back(solve<order>(step, options, warm, x, arguments...));
     const auto after = detail::values_of(detail::variables<V>(warm.z));
-    const double size = detail::norms(after, 1).front(), moved = detail::distances(after, before, 1).front();
-    out.drift.push_back(size > 0 ? moved / size : moved);
+    const detail::Moved moved = detail::moved(after, before, 1);
+    out.drift.push_back(detail::relative(moved.distances.front(), moved.sizes.front()));
   }
   return out;
 }

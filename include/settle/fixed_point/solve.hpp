@@ -201,7 +201,7 @@ FlatSolution<T, D> solve_flat(const FlatProblem<T, D>& problem, const Options& o
       known = iterated.f(z);
     }
     const Rows rows = all_rows(systems);
-    progress.observe(rows, distances(*known, z, systems), norms(*known, systems));
+    progress.observe(rows, moved(*known, z, systems));
     progress.judge(*steps);
   }
   progress.finish();

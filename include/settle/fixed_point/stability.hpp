@@ -60,9 +60,9 @@ std::vector<StabilityPoint> profile_prepared(const F& step, const StabilitySetti
     for (const auto& part : z) state.push_back(tape.leaf(part));
     const Vars<T, D> next = map(state);
     const Values<T, D> next_values = values_of<T, D>(next);
-    const double size = norms(next_values, 1).front(), moved = distances(next_values, z, 1).front();
-    point.residual = size > 0 ? moved / size : moved;
-    point.distance = distances(z, reference, 1).front() / (reference_size > 0 ? reference_size : 1);
+    const Moved by_step = moved(next_values, z, 1);
+    point.residual = relative(by_step.distances.front(), by_step.sizes.front());
+    point.distance = relative(moved(z, reference, 1).distances.front(), reference_size);
     Pullback<T, D> product(next, state);
     double logarithm = 0;
     for (int i = 0; i < settings.products; ++i) {

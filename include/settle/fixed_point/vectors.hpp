@@ -33,15 +33,23 @@ Numbers norms(const Values<T, D>& a, Index systems) {
   return out;
 }
 
-/// |a - b| for each system.
+/// What a step from one state to the next did to each system: |to - from| and |to|.
+struct Moved {
+  Numbers distances, sizes;
+};
 template <class T, class D>
-Numbers distances(const Values<T, D>& a, const Values<T, D>& b, Index systems) {
-  Numbers out(static_cast<std::size_t>(systems), 0.0);
-  for (std::size_t p = 0; p < a.size(); ++p)
-    Backend<D>::add_square_distances(a[p].size(), a[p].data(), b[p].data(), out);
-  for (double& v : out) v = std::sqrt(v);
+Moved moved(const Values<T, D>& to, const Values<T, D>& from, Index systems) {
+  const auto n = static_cast<std::size_t>(systems);
+  Moved out{Numbers(n, 0.0), Numbers(n, 0.0)};
+  for (std::size_t p = 0; p < to.size(); ++p)
+    Backend<D>::add_square_distances(to[p].size(), to[p].data(), from[p].data(), out.distances, out.sizes);
+  for (Numbers* const numbers : {&out.distances, &out.sizes})
+    for (double& v : *numbers) v = std::sqrt(v);
   return out;
 }
+
+/// A distance relative to a size, or as it is where the size is 0.
+inline double relative(double distance, double size) { return size > 0 ? distance / size : distance; }
 
 /// The largest |a_j|; NaN if there is one.
 template <class T, class D>
@@ -68,6 +76,18 @@ void mix(Values<T, D>& y, const Numbers& c, const Values<T, D>& x, const Numbers
 template <class T, class D>
 void add_scaled(Values<T, D>& y, const Values<T, D>& x, const Numbers& d) {
   mix(y, Numbers(d.size(), 1.0), x, d);
+}
+
+/// The same, and |x| for each system.
+template <class T, class D>
+Numbers add_measured(Values<T, D>& y, const Values<T, D>& x, const Numbers& d) {
+  Numbers sizes(d.size(), 0.0);
+  for (std::size_t p = 0; p < y.size(); ++p) {
+    T* const to = y[p].mutable_data();
+    Backend<D>::add_scaled(y[p].size(), to, d, x[p].data(), sizes);
+  }
+  for (double& v : sizes) v = std::sqrt(v);
+  return sizes;
 }
 
 /// y <- c y.
