@@ -201,6 +201,64 @@ TEST_CASE("a product of channels of a large image agrees with the definition, in
   check_all({same(1, 17, 3, 6189, 40, 1)});  // 58 runs of 320 pixels and 7 more, with 64 bytes
 }
 
+TEST_CASE_TEMPLATE("an image is not touched by others of its batch, however large or broken", T, float, double) {
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  const std::vector<double> factors{1e6, 1, 0, 1, nan, 1, 1, 1e-6};
+  const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-12;
+  for (const Index kernel : {5, 9, 15})
+    for (const Index size : {20, 33, 70}) {
+      CAPTURE(kernel);
+      CAPTURE(size);
+      const auto batch = static_cast<Index>(factors.size());
+      const ConvGeometry g = same(batch, 3, size, size, 2, kernel), one = same(1, 3, size, size, 2, kernel);
+      Operands all(g, Random(23));
+      const auto image_of = [&](const auto& v, std::size_t image) {
+        const auto length = std::ssize(v) / batch, begin = static_cast<std::ptrdiff_t>(image) * length;
+        return std::decay_t<decltype(v)>(v.begin() + begin, v.begin() + begin + length);
+      };
+      for (auto* v : {&all.x, &all.gy})
+        for (std::size_t k = 0; k < v->size(); ++k) (*v)[k] *= factors[k * factors.size() / v->size()];
+      for (const ConvAlgorithm algorithm : algorithms) {
+        CAPTURE(static_cast<int>(algorithm));
+        const auto got = compute<T>(g, all, algorithm);
+        for (std::size_t image = 0; image < factors.size(); ++image) {
+          if (std::isnan(factors[image])) continue;
+          CAPTURE(image);
+          Operands alone = all;
+          alone.x = image_of(all.x, image), alone.gy = image_of(all.gy, image);
+          const auto expected = compute<double>(one, alone, ConvAlgorithm::direct);
+          CHECK(error(image_of(got.y, image), expected.y) <= tolerance);
+          CHECK(error(image_of(got.gx, image), expected.gx) <= tolerance);
+        }
+      }
+    }
+}
+
+TEST_CASE("an output channel is not touched by the weights of others, however large or broken") {
+  constexpr double factors[] = {1e6, 1, 0, 1, std::numeric_limits<double>::quiet_NaN(), 1};
+  for (const Index kernel : {3, 9, 15}) {
+    CAPTURE(kernel);
+    const ConvGeometry g = same(1, 3, 40, 40, 6, kernel), one = same(1, 3, 40, 40, 1, kernel);
+    Operands all(g, Random(29));
+    const Index filter = g.weight_size() / 6;
+    for (Index k = 0; k < g.weight_size(); ++k) all.w[static_cast<std::size_t>(k)] *= factors[k / filter];
+    for (const ConvAlgorithm algorithm : algorithms) {
+      CAPTURE(static_cast<int>(algorithm));
+      const auto y = compute<float>(g, all, algorithm).y;
+      for (Index output = 0; output < 6; ++output) {
+        if (std::isnan(factors[output])) continue;
+        CAPTURE(output);
+        Operands alone(one, Random(0));
+        alone.x = all.x;
+        std::copy_n(all.w.begin() + output * filter, filter, alone.w.begin());
+        const auto expected = compute<double>(one, alone, ConvAlgorithm::direct).y;
+        const auto begin = y.begin() + output * g.out_pixels();
+        CHECK(error(std::vector<float>(begin, begin + g.out_pixels()), expected) <= 1e-5);
+      }
+    }
+  }
+}
+
 TEST_CASE("weight gradients of output channels that fill packets and of others agree with the definition") {
   std::vector<ConvGeometry> geometries;
   for (const Index kernel : {2, 3, 4, 5, 7, 9}) geometries.push_back(same(2, 9, 17, 21, 33, kernel));

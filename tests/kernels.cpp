@@ -511,6 +511,31 @@ TEST_CASE("a convolution by tiles agrees with plain loops in all three products"
   check_tiles(cpu::ConvGeometry::same(2, 33, 6, 6, 1, 3), 2);
 }
 
+TEST_CASE("a convolution by tiles keeps an image from others of its batch, however large or broken they are") {
+  const cpu::ConvGeometry g = cpu::ConvGeometry::same(3, 2, 8, 9, 2, 3);  // one tile each
+  const Convolution<float> expected(g);
+  const kernels::FftConvolution convolution(g, kernels::Spectra::float32, 3, 16);
+  const auto among_others = [](Values<float> images) {
+    const std::size_t third = images.size() / 3;
+    for (std::size_t k = 0; k < third; ++k) images[k] *= 1e6f;
+    std::fill(images.begin() + static_cast<std::ptrdiff_t>(2 * third), images.end(),
+              std::numeric_limits<float>::quiet_NaN());
+    return images;
+  };
+  const auto check_second = [](const auto& got, const auto& wanted) {
+    const std::ptrdiff_t third = std::ssize(got) / 3;
+    CHECK(error_of(Values<float>(got.begin() + third, got.begin() + 2 * third),
+                   Values<double>(wanted.begin() + third, wanted.begin() + 2 * third), 0.0) <= 1e-6);
+  };
+  auto spectra = undefined<float>(convolution.weight_spectra()), scratch = undefined<float>(convolution.scratch());
+  auto y = undefined<float>(g.out_size()), dx = undefined<float>(g.in_size());
+  convolution.transform_weights(launch, expected.w.data(), spectra.data());
+  convolution.convolve(launch, among_others(expected.x).data(), spectra.data(), y.data(), scratch.data());
+  check_second(y, expected.y);
+  convolution.input_gradient(launch, among_others(expected.dy).data(), spectra.data(), dx.data(), scratch.data());
+  check_second(dx, expected.dx);
+}
+
 TEST_CASE("spectra as bfloat16 cost a convolution its last digits, in all three products, and no more") {
   check_tiles(cpu::ConvGeometry::same(2, 3, 60, 60, 2, 5), 1, kernels::Spectra::bfloat16);
   const cpu::ConvGeometry g{1, 25, 9, 9, 25, 3, 3};

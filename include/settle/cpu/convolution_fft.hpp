@@ -1,6 +1,7 @@
 #pragma once
 #include "settle/cpu/convolution_direct.hpp"
 #include "settle/cpu/fft.hpp"
+#include "settle/cpu/vectors.hpp"
 
 // Convolution in the frequency domain, for stride 1, dilation 1 and one group. The output is cut in tiles of
 // n - k + 1 pixels a side; each is the valid part of the circular convolution of an n x n tile of the input. For each
@@ -189,29 +190,75 @@ Index tiles_in_own_round(const ConvGeometry& g, const TilePlan& plan, int thread
   return round;
 }
 
-/// Spectra of the tiles [first, first + count) of all channels of x, [packet][channel][tile] with packets `stride`
-/// apart, two tiles to a transform. Of each tile, which begins at the output's place less the padding, the `part` is
-/// taken and the rest is zero. A single tile is multiplied by `single_scale`.
+/// The planes of a batch that tiles are taken from: a tile begins at its output's place less the padding; the `part` of
+/// it counts, the rest is zero.
+template <class T>
+struct TiledPlanes {
+  const T* x;
+  Index channels, height, width, pad_h, pad_w;
+  TilePart part;
+
+  TileWindow<const T> window(const TilePlace& place, Index channel) const {
+    return tile_window(x + (place.image * channels + channel) * height * width, height, width, place.y - pad_h,
+                       place.x - pad_w, part);
+  }
+
+  /// The largest magnitude in all channels of a tile; NaN if there is one.
+  T largest(const TilePlace& place) const {
+    Largest<T> found;
+    for (Index channel = 0; channel < channels; ++channel) {
+      const TileWindow<const T> tile = window(place, channel);
+      for (int y = tile.top; y < tile.bottom; ++y) found.take(tile.left, tile.right, tile.at(y, 0));
+    }
+    return found.value();
+  }
+};
+
+/// Whether two tiles with these largest magnitudes may share a transform. What it rounds, or finds not to be finite,
+/// reaches both: neither may be more than 16 times the other.
+template <class T>
+bool alike(T a, T b) {
+  constexpr T most = std::numeric_limits<T>::max();
+  return a <= most && b <= most && a <= 16 * b && b <= 16 * a;
+}
+
+/// Finds the pairs of the tiles [first, first + count), `first` being even, that do not share a transform: those of two
+/// images that are not alike. one_by_one[pair] is 1 for them, 0 for others. Returns whether there are any.
+template <class T>
+bool find_unlike(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, T* one_by_one) {
+  const Index pairs = count / 2;
+  std::fill_n(one_by_one, (count + 1) / 2, T(0));
+  if (plan.rows * plan.columns % 2 == 0) return false;  // no pair has two images
+  ThreadPool::instance().parallel_for(pairs, 1, [&](Index begin, Index end) {
+    for (Index pair = begin; pair < end; ++pair) {
+      const TilePlace a(plan, first + 2 * pair), b(plan, first + 2 * pair + 1);
+      if (a.image != b.image && !alike(planes.largest(a), planes.largest(b))) one_by_one[pair] = T(1);
+    }
+  });
+  return std::any_of(one_by_one, one_by_one + pairs, [](T flag) { return flag != T(0); });
+}
+
+/// Spectra of the tiles [first, first + count) of all channels, [packet][channel][tile] with packets `stride` apart, two
+/// tiles to a transform, but for pairs of which `one_by_one`, if it is not null, says otherwise. A last tile without
+/// another is multiplied by `single_scale`.
 template <int n, class T>
-void transform_tiles(const TilePlan& plan, const T* x, Index channels, Index height, Index width, Index pad_h,
-                     Index pad_w, const TilePart& part, Index first, Index count, T single_scale, T* spectra,
-                     Index stride) {
+void transform_tiles(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, const T* one_by_one,
+                     T single_scale, T* spectra, Index stride) {
   using Transform = TileTransform<n, T>;
   const Index pairs = (count + 1) / 2;
-  ThreadPool::instance().parallel_for(channels * pairs, 4, [&](Index begin, Index end) {
+  ThreadPool::instance().parallel_for(planes.channels * pairs, 4, [&](Index begin, Index end) {
     for (Index unit = begin; unit < end; ++unit) {
-      const Index channel = unit / pairs, pair = unit % pairs;
-      const bool single = 2 * pair + 1 == count;
-      const auto window = [&](Index tile) {
-        const TilePlace place(plan, first + tile);
-        return tile_window(x + (place.image * channels + channel) * height * width, height, width, place.y - pad_h,
-                           place.x - pad_w, part);
-      };
-      T* const to = spectra + (channel * count + 2 * pair) * Transform::complex_size;
-      Transform::forward(window(2 * pair), single ? TileWindow<const T>{} : window(2 * pair + 1), to, stride, !single);
+      const Index channel = unit / pairs, pair = unit % pairs, last = std::min(2 * pair + 2, count);
+      const bool single = 2 * pair + 1 == count, joined = !single && !(one_by_one && one_by_one[pair] != T(0));
+      const auto window = [&](Index tile) { return planes.window(TilePlace(plan, first + tile), channel); };
+      T* const at = spectra + channel * count * Transform::complex_size;
+      for (Index tile = 2 * pair; tile < last; tile += joined ? 2 : 1)
+        Transform::forward(window(tile), joined ? window(tile + 1) : TileWindow<const T>{},
+                           at + tile * Transform::complex_size, stride, joined);
       if (single && single_scale != T(1))
         for (Index p = 0; p < Transform::packets; ++p)
-          for (Index i = 0; i < Transform::complex_size; ++i) to[p * stride + i] *= single_scale;
+          for (Index i = 0; i < Transform::complex_size; ++i)
+            at[p * stride + 2 * pair * Transform::complex_size + i] *= single_scale;
     }
   });
 }
@@ -231,21 +278,29 @@ void weight_spectra(const ConvGeometry& g, const T* w, T* spectra) {
   ThreadPool::instance().parallel_for(pairs, 4, [&](Index begin, Index end) {
     alignas(64) T both[Transform::packets * 2 * Transform::complex_size];
     const Packet<T> scale = splat(T(0.5) / (n * n));
-    for (Index plane = 2 * begin; plane < std::min(2 * end, planes); plane += 2) {
-      const bool single = plane + 1 == planes;
-      const auto window = [&](Index p) {
-        return tile_window(w + p * g.taps(), g.kernel_height, g.kernel_width, 0, 0, {0, n, 0, n});
-      };
-      Transform::forward(window(plane), single ? TileWindow<const T>{} : window(plane + 1), both,
-                         2 * Transform::complex_size, true);
-      for (Index p = 0; p < Transform::packets; ++p) {
-        // Z = A + iB and conj Z(-f) = A - iB
-        const auto z = Transform::read(both + 2 * p * Transform::complex_size);
-        const auto other = Transform::read(both + (2 * p + 1) * Transform::complex_size);
-        T* to = spectra + p * stride + plane * Transform::complex_size;
-        Transform::write(to, {(z.re + other.re) * scale, -(z.im + other.im) * scale});
-        if (!single)
-          Transform::write(to + Transform::complex_size, {(z.im - other.im) * scale, (z.re - other.re) * scale});
+    const auto window = [&](Index plane) {
+      return tile_window(w + plane * g.taps(), g.kernel_height, g.kernel_width, 0, 0, {0, n, 0, n});
+    };
+    const auto largest = [&](Index plane) {
+      Largest<T> found;
+      found.take(0, g.taps(), w + plane * g.taps());
+      return found.value();
+    };
+    for (Index pair = begin; pair < end; ++pair) {
+      const Index first = 2 * pair, last = std::min(first + 2, planes);
+      const bool joined = last - first == 2 && alike(largest(first), largest(first + 1));
+      for (Index plane = first; plane < last; plane += joined ? 2 : 1) {
+        Transform::forward(window(plane), joined ? window(plane + 1) : TileWindow<const T>{}, both,
+                           2 * Transform::complex_size, true);
+        for (Index p = 0; p < Transform::packets; ++p) {
+          // Z = A + iB and conj Z(-f) = A - iB
+          const auto z = Transform::read(both + 2 * p * Transform::complex_size);
+          const auto other = Transform::read(both + (2 * p + 1) * Transform::complex_size);
+          T* to = spectra + p * stride + plane * Transform::complex_size;
+          Transform::write(to, {(z.re + other.re) * scale, -(z.im + other.im) * scale});
+          if (joined)
+            Transform::write(to + Transform::complex_size, {(z.im - other.im) * scale, (z.re - other.re) * scale});
+        }
       }
     }
   });
@@ -267,25 +322,27 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   const Index round = apart ? own_round : tiles_in_round<n, T>(g, plan), rounds = (plan.count + round - 1) / round;
   const Index w_stride = packet_stride<n, T>(inputs * outputs);
   const Index stride = packet_stride<n, T>(std::max(inputs, outputs) * round);
-  const Index product_size = product_scratch<T>(inputs, round);
-  const Index share = Transform::packets * stride + (apart ? 1 : threads) * product_size;
+  const Index product_size = product_scratch<T>(inputs, round), products = (apart ? 1 : threads) * product_size;
+  const Index share = Transform::packets * stride + products + round_up((round + 1) / 2, packet_size<T>);
   auto scratch = workspace<T>((apart ? threads : 1) * share);
   T* const scratch_data = scratch.mutable_data();
   const Index row = transpose ? g.kernel_height - 1 : 0, column = transpose ? g.kernel_width - 1 : 0;
   const TilePart valid{row, row + plan.height, column, column + plan.width};  // of the circular convolution
+  const TiledPlanes<T> planes{x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}};
   const auto convolve = [&](Index first) {
     T* const spectra = scratch_data + pool.thread() * share;  // x's, then y's in their place
     T* const product = spectra + Transform::packets * stride;
+    T* const one_by_one = product + products;
     const Index count = std::min(round, plan.count - first), pairs = (count + 1) / 2;
-    transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}, first, count, T(1),
-                       spectra, stride);
+    const bool all_joined = !find_unlike(plan, planes, first, count, one_by_one);
+    transform_tiles<n>(plan, planes, first, count, one_by_one, T(1), spectra, stride);
     pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p) {
         const T* const w = weights + p * w_stride;
         T* const at = spectra + p * stride;
         const Index row_stride = count * complex_size;
-        // Where a pair's frequencies are their own negatives, its second column is not read.
-        const Index each = Transform::self_conjugate(p) ? 2 : 1, columns = (count + each - 1) / each;
+        // Where a joined pair's frequencies are their own negatives, its second column is not read.
+        const Index each = all_joined && Transform::self_conjugate(p) ? 2 : 1, columns = (count + each - 1) / each;
         const Index column_stride = each * complex_size;
         complex_product<T>(
             transpose,
@@ -297,10 +354,10 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
     });
     pool.parallel_for(outputs * pairs, 4, [&](Index begin, Index end) {
       for (Index unit = begin; unit < end; ++unit) {
-        const Index channel = unit / pairs, pair = unit % pairs;
-        const bool single = 2 * pair + 1 == count;
+        const Index channel = unit / pairs, pair = unit % pairs, last = std::min(2 * pair + 2, count);
+        const bool joined = 2 * pair + 1 < count && one_by_one[pair] == T(0);
         const T* from = spectra + (channel * count + 2 * pair) * complex_size;
-        const Index second = single ? 0 : complex_size;
+        const Index second = joined ? complex_size : 0;
         const auto window = [&](Index tile) {
           const TilePlace place(plan, first + tile);
           return tile_window(y + (place.image * outputs + channel) * height * width, height, width, place.y - row,
@@ -311,7 +368,8 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
           fetch(at + 2 * complex_size, complex_size);  // for the next pair
           return Transform::read(at);
         };
-        Transform::inverse(read, window(2 * pair), single ? TileWindow<T>{} : window(2 * pair + 1), add);
+        for (Index tile = 2 * pair; tile < last; tile += joined ? 2 : 1, from += complex_size)
+          Transform::inverse(read, window(tile), joined ? window(tile + 1) : TileWindow<T>{}, add);
       }
     });
   };
@@ -341,11 +399,11 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   T* const product = x_spectra + Transform::packets * stride;
   for (Index first = 0; first < plan.count; first += round) {
     const Index count = std::min(round, plan.count - first);
-    transform_tiles<n>(plan, x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}, first, count, T(1),
-                       x_spectra, stride);
+    transform_tiles<n, T>(plan, {x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}}, first, count,
+                          nullptr, T(1), x_spectra, stride);
     // Both columns of a pair give the sum over its two tiles: a single tile, with one, counts double.
-    transform_tiles<n>(plan, gy, outputs, g.out_height(), g.out_width(), 0, 0, {0, plan.height, 0, plan.width}, first,
-                       count, T(2), gy_spectra, stride);
+    transform_tiles<n, T>(plan, {gy, outputs, g.out_height(), g.out_width(), 0, 0, {0, plan.height, 0, plan.width}},
+                          first, count, nullptr, T(2), gy_spectra, stride);
     pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p)
         complex_product<T>(true, {gy_spectra + p * stride, count * complex_size, complex_size},

@@ -30,8 +30,9 @@ struct Tiles {
   std::int32_t crop_y = 0, crop_x = 0;      ///< where in the window an inverse transform's results begin
   std::int32_t keep_y = 64, keep_x = 64;    ///< and how many there are
 
-  Index count() const { return Index{images} * tiles_y * tiles_x; }
-  Index pairs() const { return (count() + 1) / 2; }
+  /// Two tiles of one image each, or one that is left: what a transform rounds, or finds not to be finite, reaches both
+  /// of its tiles, but no other image.
+  Index pairs() const { return Index{images} * ((Index{tiles_y} * tiles_x + 1) / 2); }
 };
 
 /// The argument of the products: `planes` spectra of `sources` or `rows` channels.
@@ -81,13 +82,14 @@ struct Place {
   int y, x;
   bool present;
 
-  __device__ Place(const Tiles& g, uint64 tile, int channel) {
-    const int of_image = g.tiles_y * g.tiles_x, t = int(tile % uint64(of_image));
-    const uint64 image = tile / uint64(of_image);
-    plane = (image * uint64(g.channels) + uint64(channel)) * uint64(g.height) * uint64(g.width);
+  // The first tile of a pair of one image, which: 0, or the second, which: 1.
+  __device__ Place(const Tiles& g, uint64 pair, int which, int channel) {
+    const int of_image = g.tiles_y * g.tiles_x, pairs = (of_image + 1) / 2;
+    const int t = 2 * int(pair % uint64(pairs)) + which;
+    plane = (pair / uint64(pairs) * uint64(g.channels) + uint64(channel)) * uint64(g.height) * uint64(g.width);
     y = t / g.tiles_x * g.step_y;
     x = t % g.tiles_x * g.step_x;
-    present = image < uint64(g.images);
+    present = t < of_image;
   }
 };
 
@@ -173,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const float* 
   __shared__ Complex s[64 * 65];
   const int channel = int(blockIdx.x % unsigned(g.channels));
   const uint64 pair = blockIdx.x / unsigned(g.channels);
-  const Place first(g, 2 * pair, channel), second(g, 2 * pair + 1, channel);
+  const Place first(g, pair, 0, channel), second(g, pair, 1, channel);
   const auto read = [&](const Place& tile, int i, int j) {
     const int y = tile.y + g.origin_y + i, across = tile.x + g.origin_x + j;
     const bool inside = tile.present && i < g.take_y && j < g.take_x && y >= 0 && y < g.height && across >= 0 && across < g.width;
@@ -216,7 +218,7 @@ extern "C" __global__ void __launch_bounds__(256) $(const Tiles g, const Stored*
   Complex* const s = shared.tile;
   const int channel = int(blockIdx.x % unsigned(g.channels));
   const uint64 pair = blockIdx.x / unsigned(g.channels);
-  const Place first(g, 2 * pair, channel), second(g, 2 * pair + 1, channel);
+  const Place first(g, pair, 0, channel), second(g, pair, 1, channel);
   spectra += uint64(blockIdx.x) * 4096;
   half_transform<true, true>(6, [&](int unit, int i) { return loaded(spectra[(8 * (unit >> 6) + i) * 64 + (unit & 63)]); },
                              [&](int unit, int i, Complex v) { s[(8 * (unit >> 6) + i) * row + (unit & 63)] = v; });
@@ -388,8 +390,8 @@ class FftConvolution {
     images_ = std::clamp<Index>(images > 0 ? images : in_cache, 1, std::max<Index>(g_.batch, 1));
   }
 
-  /// The tiles of one image: what the three products' costs go by.
-  Index tiles() const { return covering(1, 1, g_.out_height(), g_.out_width()).count(); }
+  /// The tiles of one image, of which two, or one that is left, cost the same: what the three products' costs go by.
+  Index tiles() const { return 2 * output_tiles(1).pairs(); }
 
   /// One spectrum, as it is stored.
   Index spectrum() const { return storage_ == Spectra::float32 ? computed : computed / 2; }
