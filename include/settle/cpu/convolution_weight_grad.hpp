@@ -368,6 +368,57 @@ void mix_channels_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T*
   for (int part = 0; part < parts; ++part) layout.add_to(scratch_data + part * share + tail_size, gw);
 }
 
+/// How a direct weight gradient's operands lie in a part's memory, a band of rows at a time: padded rows of a chunk of
+/// x's channels, packed rows of the output channels that are lanes, rows of the other output channels, sums.
+template <class T>
+struct WeightGradBands {
+  explicit WeightGradBands(const ConvGeometry& g)
+      : in_lanes(g),
+        others(g.out_channels / g.groups - in_lanes.outputs()),
+        reach_h(g.dilation_h * (g.kernel_height - 1)),
+        reach_w(g.dilation_w * (g.kernel_width - 1)),
+        shift(round_up(g.pad_w, lanes) - g.pad_w) {
+    const Index height = g.out_height(), width = g.out_width(), inputs = g.in_channels / g.groups;
+    joined = others == 0 || width + reach_w < round_up(width, lanes);
+    gy_stride = joined ? width + reach_w : round_up(width, lanes);
+    x_stride = joined ? gy_stride : round_up(gy_stride + reach_w, lanes);
+    in_place = gy_stride == width && !joined;
+    // All of gy's channels and some of x's stay in the second-level cache: as many rows as can be, so that sums over
+    // lanes are few.
+    const Index budget = band_bytes / static_cast<Index>(sizeof(T));
+    const Index gy_row = in_lanes.gy_row() + others * gy_stride;
+    rows = even_part(height, std::clamp<Index>(budget / 2 / gy_row, std::min<Index>(8, height), height));
+    x_plane = round_up((rows + reach_h) * x_stride + reach_w + lanes, lanes);
+    chunk = even_part(inputs, std::clamp<Index>((budget - rows * gy_row) / x_plane, 1, inputs));
+    gy_plane = in_place ? height * width : round_up(rows * gy_stride, lanes);
+    packed_at = lanes + chunk * x_plane;
+    gy_at = packed_at + rows * in_lanes.gy_row();
+    sums_at = gy_at + (in_place ? 0 : others * gy_plane);
+  }
+
+  static constexpr Index lanes = packet_size<T>;
+
+  OutputSums<T> in_lanes;
+  Index others;  ///< output channels that are not lanes
+  Index reach_h, reach_w;
+  Index shift;    ///< of x's rows, so that those of pixels begin with packets
+  bool joined;    ///< rows follow each other, reach_w zeros between those of gy: where that takes fewer packets than
+                  ///< rows that begin with one, or no pixels are lanes
+  bool in_place;  ///< gy's rows of the other channels serve as they stand
+  Index gy_stride, x_stride;
+  Index rows;   ///< of a band
+  Index chunk;  ///< channels of x
+  Index x_plane, gy_plane;
+  Index packed_at, gy_at, sums_at;  ///< where a part's memory has what is not x's
+
+ private:
+  /// The largest part of `all` when it is divided evenly in parts of at most `most`.
+  static Index even_part(Index all, Index most) {
+    const Index count = (all + most - 1) / most;
+    return (all + count - 1) / count;
+  }
+};
+
 /// gw = the gradient in the weights, for a geometry of stride 1.
 template <class T>
 void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
@@ -376,36 +427,11 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   std::fill_n(gw, g.weight_size(), T(0));
   if (g.out_size() == 0 || inputs == 0) return;
   if (mixes_channels(g)) return mix_channels_weight_grad(g, x, gy, gw);
-  const OutputSums<T> in_lanes(g);
-  const Index others = outputs - in_lanes.outputs();
-  const Index reach_h = g.dilation_h * (g.kernel_height - 1), reach_w = g.dilation_w * (g.kernel_width - 1);
-  // Rows begin with packets; or, where that takes fewer or no pixels are lanes, they follow each other, reach_w zeros
-  // between those of gy.
-  const bool joined = others == 0 || width + reach_w < round_up(width, lanes);
-  const Index gy_stride = joined ? width + reach_w : round_up(width, lanes);
-  const Index x_stride = joined ? gy_stride : round_up(gy_stride + reach_w, lanes);
-  // A band of all of gy's channels and some of x's that stays in the second-level cache: as many rows as can be, so
-  // that sums over lanes are few.
-  const Index budget = band_bytes / static_cast<Index>(sizeof(T));
-  const auto even = [](Index all, Index most) {
-    const Index count = (all + most - 1) / most;
-    return (all + count - 1) / count;
-  };
-  const Index gy_row = in_lanes.gy_row() + others * gy_stride;
-  const Index most_rows = std::clamp<Index>(budget / 2 / gy_row, std::min<Index>(8, height), height);
-  const Index band = even(height, most_rows);
-  const Index gy_plane = round_up(band * gy_stride, lanes);
-  const Index x_plane = round_up((band + reach_h) * x_stride + reach_w + lanes, lanes);
-  const Index shift = round_up(g.pad_w, lanes) - g.pad_w;  // rows of pixels begin with packets
-  const Index most_channels = std::clamp<Index>((budget - band * gy_row) / x_plane, 1, inputs);
-  const Index chunk = even(inputs, most_channels);
-  const bool in_place = gy_stride == width && !joined;  // gy's rows serve as they stand
-  const Index gy_distance = in_place ? height * width : gy_plane;
-  const CorrelationSums<T> in_pixels(g, others, chunk, crowded<T>(gy_distance) ? Crowding::gy : Crowding::none);
-  const Index x_share = lanes + chunk * x_plane, packed_share = band * in_lanes.gy_row();
-  const Index gy_share = in_place ? 0 : others * gy_plane;
-  const Index sums_at = x_share + packed_share + gy_share;
-  const Index share = sums_at + in_lanes.size() + in_pixels.size();
+  const WeightGradBands<T> bands(g);
+  const OutputSums<T>& in_lanes = bands.in_lanes;
+  const CorrelationSums<T> in_pixels(g, bands.others, bands.chunk,
+                                     crowded<T>(bands.gy_plane) ? Crowding::gy : Crowding::none);
+  const Index sums_size = in_lanes.size() + in_pixels.size(), share = bands.sums_at + sums_size;
 
   ThreadPool& pool = ThreadPool::instance();
   const Index all_rows = images * height;
@@ -413,42 +439,43 @@ void direct_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   auto scratch = workspace<T>(parts * share);
   T* const scratch_data = scratch.mutable_data();
   pool.split(all_rows, parts, [&](int part, Index row, Index end) {
-    T* const x_band = scratch_data + part * share + shift;
-    T* const packed_band = scratch_data + part * share + x_share;
-    T* const gy_band = packed_band + packed_share;
-    T* const sums = scratch_data + part * share + sums_at;
-    std::fill_n(sums, in_lanes.size() + in_pixels.size(), T(0));
+    T* const memory = scratch_data + part * share;
+    T *const x_band = memory + bands.shift, *const packed = memory + bands.packed_at;
+    T *const gy_band = memory + bands.gy_at, *const sums = memory + bands.sums_at;
+    std::fill_n(sums, sums_size, T(0));
     for (Index rows; row < end; row += rows) {
       const Index image = row / height, first = row % height, group = image % g.groups;
-      rows = std::min({band, height - first, end - row});
-      const Index run = joined ? round_up(rows * gy_stride, lanes) : gy_stride;
+      rows = std::min({bands.rows, height - first, end - row});
+      // What the sums over pixels run through: all rows at once, or one after the other.
+      const Index run = bands.joined ? round_up(rows * bands.gy_stride, lanes) : bands.gy_stride;
       const T* const gy_image = gy + image * outputs * height * width;
       const T* const gy_others = gy_image + in_lanes.outputs() * height * width;
-      in_lanes.pack(gy_image, first, rows, packed_band);
-      for (Index o = 0; o < others && !in_place; ++o) {
-        T* const plane = gy_band + o * gy_plane;
-        copy_padded(gy_others + o * height * width, height, width, first, 0, rows, width, gy_stride, plane);
-        if (joined) std::fill_n(plane + rows * gy_stride, run - rows * gy_stride, T(0));
+      in_lanes.pack(gy_image, first, rows, packed);
+      for (Index o = 0; o < bands.others && !bands.in_place; ++o) {
+        T* const plane = gy_band + o * bands.gy_plane;
+        copy_padded(gy_others + o * height * width, height, width, first, 0, rows, width, bands.gy_stride, plane);
+        if (bands.joined) std::fill_n(plane + rows * bands.gy_stride, run - rows * bands.gy_stride, T(0));
       }
-      const T* const gy_rows = in_place ? gy_others + first * width : gy_band;
-      for (Index begin = 0; begin < inputs; begin += chunk) {
-        const Index channels = std::min(chunk, inputs - begin);
+      const T* const gy_rows = bands.in_place ? gy_others + first * width : gy_band;
+      for (Index begin = 0; begin < inputs; begin += bands.chunk) {
+        const Index channels = std::min(bands.chunk, inputs - begin), x_rows = rows + bands.reach_h;
         for (Index i = 0; i < channels; ++i) {
-          T* const plane = x_band + i * x_plane;
+          T* const plane = x_band + i * bands.x_plane;
           copy_padded(x + (image * inputs + begin + i) * g.in_pixels(), g.in_height, g.in_width, first - g.pad_h,
-                      -g.pad_w, rows + reach_h, x_stride, x_stride, plane);
-          if (joined) std::fill_n(plane + (rows + reach_h) * x_stride, reach_w + lanes, T(0));
+                      -g.pad_w, x_rows, bands.x_stride, bands.x_stride, plane);
+          if (bands.joined) std::fill_n(plane + x_rows * bands.x_stride, bands.reach_w + lanes, T(0));
         }
-        in_lanes.correlate(group, begin, channels, rows, packed_band, x_band, x_plane, x_stride, sums);
-        if (others == 0) continue;
-        const TapLoop loop{channels, x_plane, g.kernel_height, g.dilation_h * x_stride, g.kernel_width, g.dilation_w};
-        in_pixels.correlate(group, begin, joined ? 1 : rows, run, gy_rows, gy_distance, x_band, loop, x_stride,
-                         sums + in_lanes.size());
+        in_lanes.correlate(group, begin, channels, rows, packed, x_band, bands.x_plane, bands.x_stride, sums);
+        if (bands.others == 0) continue;
+        const TapLoop loop{channels, bands.x_plane, g.kernel_height, g.dilation_h * bands.x_stride,
+                           g.kernel_width, g.dilation_w};
+        in_pixels.correlate(group, begin, bands.joined ? 1 : rows, run, gy_rows, bands.gy_plane, x_band, loop,
+                            bands.x_stride, sums + in_lanes.size());
       }
     }
   });
   for (int part = 0; part < parts; ++part) {
-    const T* const sums = scratch_data + part * share + sums_at;
+    const T* const sums = scratch_data + part * share + bands.sums_at;
     in_lanes.add_to(sums, gw);
     in_pixels.add_to(sums + in_lanes.size(), gw);
   }
