@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "settle/core/denormals.hpp"
+#include "settle/core/round_up.hpp"
 #include "settle/core/scoped_value.hpp"
 #include "settle/core/shape.hpp"
 
@@ -61,7 +62,7 @@ class ThreadPool {
     call_.store([](const void* g, int p) { (*static_cast<const F*>(g))(p); }, std::memory_order_relaxed);
     function_.store(&f, std::memory_order_relaxed);
     pending_.store(parts, std::memory_order_relaxed);
-    const auto share_begin = [&](int t) { return (parts * t + size() - 1) / size(); };
+    const auto share_begin = [&](int t) { return divide_up(parts * t, size()); };
     for (int t = 0; t < size(); ++t) share(t).offer(loop, share_begin(t), share_begin(t + 1));
     {
       std::lock_guard lock(mutex_);

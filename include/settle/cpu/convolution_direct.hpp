@@ -1,4 +1,5 @@
 #pragma once
+#include "settle/core/round_up.hpp"
 #include "settle/core/threads.hpp"
 #include "settle/cpu/caches.hpp"
 #include "settle/cpu/convolution_geometry.hpp"
@@ -22,7 +23,7 @@ constexpr int block_packets(int channels) { return std::min(6, (packet_registers
 /// `most`.
 struct ChannelBlocks {
   explicit ChannelBlocks(Index all, Index most_channels = most_block_channels, bool full_blocks = false)
-      : channels(all), most(most_channels), count((all + most - 1) / most), full(full_blocks) {}
+      : channels(all), most(most_channels), count(divide_up(all, most)), full(full_blocks) {}
   Index begin(Index block) const { return full ? std::min(block * most, channels) : channels * block / count; }
   Index size(Index block) const { return begin(block + 1) - begin(block); }
 
@@ -256,10 +257,10 @@ template <class T, class F>
 void for_each_pixel_run(const ConvGeometry& g, Index most, int parts, const F& f) {
   constexpr Index lanes = packet_size<T>;
   const Index pixels = g.in_pixels(), images = g.batch * g.groups;
-  parts = static_cast<int>(std::min<Index>(parts, images * ((pixels + lanes - 1) / lanes)));
-  Index count = (pixels + most - 1) / most;
+  parts = static_cast<int>(std::min<Index>(parts, images * divide_up(pixels, lanes)));
+  Index count = divide_up(pixels, most);
   while (images * count % parts != 0) ++count;
-  const Index length = round_up((pixels + count - 1) / count, lanes);
+  const Index length = round_up(divide_up(pixels, count), lanes);
   const auto begin_of = [&](Index run) {
     const Index begin = run * length;
     return begin > 0 && pixels - begin < lanes ? pixels : begin;

@@ -16,8 +16,8 @@ struct TilePlan {
   TilePlan(const ConvGeometry& g, int n)
       : height(n - g.kernel_height + 1),
         width(n - g.kernel_width + 1),
-        rows(height > 0 ? (g.out_height() + height - 1) / height : 0),
-        columns(width > 0 ? (g.out_width() + width - 1) / width : 0),
+        rows(height > 0 ? divide_up(g.out_height(), height) : 0),
+        columns(width > 0 ? divide_up(g.out_width(), width) : 0),
         count(g.batch * rows * columns) {}
 
   Index height, width;  // output pixels of a tile
@@ -172,8 +172,8 @@ constexpr Index tile_bytes(Index channels) {
 template <int n, class T>
 Index tiles_in_round(const ConvGeometry& g, const TilePlan& plan, int at_once = 1) {
   const Index all_bytes = at_once * plan.count * tile_bytes<n, T>(g.in_channels + g.out_channels);
-  const Index rounds = (all_bytes + spectra_bytes - 1) / spectra_bytes;
-  return std::min(plan.count, round_up((plan.count + rounds - 1) / rounds, 2));
+  const Index rounds = divide_up(all_bytes, spectra_bytes);
+  return std::min(plan.count, round_up(divide_up(plan.count, rounds), 2));
 }
 
 /// The tiles of one round where each of several threads has rounds of its own. They are longer where that leaves all
@@ -319,7 +319,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   const int threads = pool.threads_for(Transform::packets);
   const Index own_round = tiles_in_own_round<n, T>(g, plan, threads);
   const bool apart = threads > 1 && 2 * threads * own_round <= plan.count;
-  const Index round = apart ? own_round : tiles_in_round<n, T>(g, plan), rounds = (plan.count + round - 1) / round;
+  const Index round = apart ? own_round : tiles_in_round<n, T>(g, plan), rounds = divide_up(plan.count, round);
   const Index w_stride = packet_stride<n, T>(inputs * outputs);
   const Index stride = packet_stride<n, T>(std::max(inputs, outputs) * round);
   const Index product_size = product_scratch<T>(inputs, round), products = (apart ? 1 : threads) * product_size;
@@ -342,7 +342,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
         T* const at = spectra + p * stride;
         const Index row_stride = count * complex_size;
         // Where a joined pair's frequencies are their own negatives, its second column is not read.
-        const Index each = all_joined && Transform::self_conjugate(p) ? 2 : 1, columns = (count + each - 1) / each;
+        const Index each = all_joined && Transform::self_conjugate(p) ? 2 : 1, columns = divide_up(count, each);
         const Index column_stride = each * complex_size;
         complex_product<T>(
             transpose,

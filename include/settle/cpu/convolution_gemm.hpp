@@ -19,7 +19,7 @@ struct PatchTiles {
     pixels = std::min(std::clamp(in_cache, 4 * lanes, 32 * lanes), g.out_pixels());
     stride = round_up(pixels, lanes);
     channels = std::max(least, std::min(elements / std::max<Index>(g.taps() * stride, 1), g.in_channels / g.groups));
-    count = pixels == 0 ? 0 : (g.out_pixels() + pixels - 1) / pixels;
+    count = pixels == 0 ? 0 : divide_up(g.out_pixels(), pixels);
   }
 
   Index pixels;    // columns of a tile
@@ -33,7 +33,7 @@ struct PatchTiles {
 template <class F>
 void for_each_run(const ConvGeometry& g, Index ky, Index kx, Index begin, Index end, const F& f) {
   const Index width = g.out_width(), shift = g.pad_w - kx * g.dilation_w;  // reads x = column * stride_w - shift
-  const Index inside_begin = shift <= 0 ? 0 : (shift + g.stride_w - 1) / g.stride_w;
+  const Index inside_begin = shift <= 0 ? 0 : divide_up(shift, g.stride_w);
   const Index inside_end = g.in_width + shift <= 0 ? 0 : (g.in_width + shift - 1) / g.stride_w + 1;
   for (Index oy = begin / width; oy * width < end; ++oy) {
     const Index y = oy * g.stride_h - g.pad_h + ky * g.dilation_h;

@@ -217,7 +217,7 @@ void correlate_band(Index rows, Index width, const T* gy, Index plane, const T* 
   [&]<int... i>(std::integer_sequence<int, i...>) {
     (store(sums + i * lanes, load(sums + i * lanes) + sums_of_lanes<products, i * lanes>(block)), ...);
   }
-  (std::make_integer_sequence<int, (products + lanes - 1) / lanes>{});
+  (std::make_integer_sequence<int, divide_up(products, lanes)>{});
 }
 
 /// The taps that correlate_band takes at once. Blocks of four channels take four at most: 4 and 4 planes that are
@@ -268,7 +268,7 @@ class CorrelationSums {
         blocks_(correlation_blocks(outputs_, chunk * taps_, crowding)) {
     for (Index block = 0; block < blocks_.count; ++block) {
       const int size = static_cast<int>(blocks_.size(block)), at_once = block_taps(size);
-      chunk_size_ += (chunk * taps_ + at_once - 1) / at_once * block_size(size);
+      chunk_size_ += divide_up(chunk * taps_, at_once) * block_size(size);
     }
   }
 
@@ -308,7 +308,7 @@ class CorrelationSums {
   /// The numbers that a block of products takes.
   static constexpr Index block_size(int outputs) { return round_up(outputs * block_taps(outputs), packet_size<T>); }
 
-  Index chunks() const { return (inputs_ + chunk_ - 1) / chunk_; }
+  Index chunks() const { return divide_up(inputs_, chunk_); }
 
   void add_chunk(Index taps, const T* sums, T* gw) const {
     for (Index block = 0; block < blocks_.count; ++block)
@@ -414,8 +414,8 @@ struct WeightGradBands {
  private:
   /// The largest part of `all` when it is divided evenly in parts of at most `most`.
   static Index even_part(Index all, Index most) {
-    const Index count = (all + most - 1) / most;
-    return (all + count - 1) / count;
+    const Index count = divide_up(all, most);
+    return divide_up(all, count);
   }
 };
 

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numbers>
 
+#include "settle/core/round_up.hpp"
 #include "settle/core/shape.hpp"
 #include "settle/cpu/transpose.hpp"
 
@@ -236,7 +237,7 @@ class TileTransform {
   static void inverse(const Read& read, const TileWindow<T>& a, const TileWindow<T>& b, bool add = false) {
     const auto& twiddles = detail::Twiddles<T, n>::instance();
     const int group_begin = std::min(a.left, b.bottom > b.top ? b.left : n) / lanes;
-    const int group_end = (std::max(a.right, b.bottom > b.top ? b.right : 0) + lanes - 1) / lanes;
+    const int group_end = divide_up(std::max(a.right, b.bottom > b.top ? b.right : 0), lanes);
     // The inverse is the forward transform with real and imaginary parts exchanged before and after.
     const auto exchanged = [](ComplexPacket<T> z) { return ComplexPacket<T>{z.im, z.re}; };
     ComplexPacket<T> rows[n * groups];  // [j][x], lanes ky

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "settle/core/round_up.hpp"
 #include "settle/core/tensor.hpp"
 #include "settle/core/threads.hpp"
 #include "settle/cpu/caches.hpp"
@@ -426,7 +427,7 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
   constexpr Index lanes = cpu::packet_size<T>;
   const bool streams = space.size() * static_cast<Index>(sizeof(T)) >= cpu::streamed_bytes() && inner >= 64 * lanes;
   const auto head = [&](Index run) { return streams ? (lanes - run * inner % lanes) % lanes : 0; };
-  const Index pieces = streams + (inner + chunk_length - 1) / chunk_length, tasks = runs * pieces;
+  const Index pieces = streams + divide_up(inner, chunk_length), tasks = runs * pieces;
   const Index grain = std::max<Index>(1, 32768 / std::max<Index>(1, std::min(inner, chunk_length)));
   ThreadPool& pool = ThreadPool::instance();
   constexpr Index few_totals = 2048;  // more of them are dear, for each part has its own

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <vector>
 
+#include "settle/core/round_up.hpp"
 #include "settle/core/shape.hpp"
 #include "settle/core/threads.hpp"
 #include "settle/cpu/packet.hpp"
@@ -21,7 +22,7 @@ inline constexpr Index piece_length = 8192;
 /// The pieces of each system in an array of `size` values that is split evenly among systems. They depend on a system's
 /// size alone.
 inline Index pieces_of_system(Index size, Index systems) {
-  return systems > 0 ? (size / systems + piece_length - 1) / piece_length : 0;
+  return systems > 0 ? divide_up(size / systems, piece_length) : 0;
 }
 
 /// Calls f(system, piece, begin, end) on the pieces of all systems, which are numbered one system after the other.

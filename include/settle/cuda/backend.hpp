@@ -6,6 +6,7 @@
 #include <mutex>
 #include <vector>
 
+#include "settle/core/round_up.hpp"
 #include "settle/cpu/backend.hpp"
 #include "settle/cuda/convolution.hpp"
 #include "settle/cuda/device.hpp"
@@ -225,7 +226,7 @@ struct Backend<Cuda> {
   static void sum_products(Index size, Index systems, bool squares, const T* x, const T* y, double* sums) {
     if (size == 0) return Cuda::fill(sums, systems, 0.0);
     const MemoryTag tag("workspace");
-    const Index length = size / systems, piece = piece_of(length), pieces = (length + piece - 1) / piece;
+    const Index length = size / systems, piece = piece_of(length), pieces = divide_up(length, piece);
     Tensor<double, Cuda> totals(Shape{systems, pieces});
     static const kernels::Kernel kernel = kernels::sum_products<T>(), add = kernels::fold_sums<double>();
     cuda::launch(kernel, {kernels::groups_of(1, systems * pieces), 1, threads_for(std::min(length, piece)), 1},

@@ -479,7 +479,7 @@ class FftConvolution {
     const Index step_y = 64 - g_.kernel_height + 1, step_x = 64 - g_.kernel_width + 1;
     Tiles out;
     out.images = i32(images), out.channels = i32(channels), out.height = i32(height), out.width = i32(width);
-    out.tiles_y = i32((height + step_y - 1) / step_y), out.tiles_x = i32((width + step_x - 1) / step_x);
+    out.tiles_y = i32(divide_up(height, step_y)), out.tiles_x = i32(divide_up(width, step_x));
     out.step_y = out.keep_y = i32(step_y), out.step_x = out.keep_x = i32(step_x);
     return out;
   }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "settle/core/round_up.hpp"
 #include "settle/expr/program.hpp"
 #include "settle/kernels/fold.hpp"
 #include "settle/kernels/print.hpp"
@@ -279,7 +280,7 @@ class Map {
     const bool sums = std::find(form.put.begin(), form.put.end(), Put::sum) != form.put.end();
     const Index chunk = sums ? options.chunk : std::min(options.chunk, std::max<Index>(256, space.size() / 1024));
     const Index inner = axes.extent.back(), length = std::max<Index>(1, std::min(chunk, inner));
-    const Index pieces = (inner + length - 1) / length;
+    const Index pieces = divide_up(inner, length);
     const Index runs = inner == 0 ? 0 : space.size() / inner, blocks = runs * pieces;
     pass.grid = {groups_of(1, blocks), 1, std::min(256u, std::max(32u, power_of_two_from((length + 3) / 4))), 1};
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <string_view>
 
+#include "settle/core/round_up.hpp"
 #include "settle/core/shape.hpp"
 
 // Kernels are texts in CUDA C++, compiled for a device while the program runs. The same texts compile as C++ under an
@@ -102,7 +103,7 @@ constexpr unsigned power_of_two_from(Index n) {
 
 /// The number of groups of `size` that hold n things, as the extent of a grid. Throws Error when that is too large.
 inline unsigned groups_of(Index size, Index n) {
-  const Index groups = (n + size - 1) / size;
+  const Index groups = divide_up(n, size);
   require(groups <= 0x7fffffff, "kernel", "a launch of ", groups, " blocks is too large");
   return static_cast<unsigned>(groups);
 }
