@@ -281,8 +281,8 @@ void mix_channels(const ConvGeometry& g, const T* x, const T* packed, T* y, bool
   constexpr Index fetched_bytes = 4 * 1024 * 1024;  // what is smaller comes fast enough from a third-level cache
   const bool fetches = (g.in_size() + g.out_size()) * static_cast<Index>(sizeof(T)) > fetched_bytes;
   // All channels of a run stay in the second-level cache. Processors with wide units wait for that cache too: of what
-  // comes from memory they take runs of few blocks of sums, of which the inputs stay in the first-level cache; copied
-  // there, without packets across two lines, where the outputs that read them are many.
+  // comes from memory they take runs of few blocks of sums, whose inputs, where they are few, stay in the first-level
+  // cache; and copy them, so that no packet lies across two lines, where the outputs that read them are many.
   Index run = std::max<Index>(pixels_in<T>(band_bytes / 2, g), 16 * packet_size<T>);
   const bool few_sums = fetches && wide_units(), copies = few_sums && outputs >= 32;
   if (few_sums) run = (copies ? 4 : 2) * block_packets(static_cast<int>(blocks.size(0))) * packet_size<T>;

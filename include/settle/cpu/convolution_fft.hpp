@@ -215,50 +215,49 @@ struct TiledPlanes {
 };
 
 /// Whether two tiles with these largest magnitudes may share a transform. What it rounds, or finds not to be finite,
-/// reaches both: neither may be more than 16 times the other.
+/// reaches both: neither may be more than 16 times the other, or so large that the sum of a tile overflows.
 template <class T>
 bool alike(T a, T b) {
-  constexpr T most = std::numeric_limits<T>::max();
+  constexpr T most = std::numeric_limits<T>::max() / (64 * 64);
   return a <= most && b <= most && a <= 16 * b && b <= 16 * a;
 }
 
-/// Finds the pairs of the tiles [first, first + count), `first` being even, that do not share a transform: those of two
-/// images that are not alike. one_by_one[pair] is 1 for them, 0 for others. Returns whether there are any.
+/// Finds the pairs of the tiles [first, first + count), `first` being even, that must not share a transform: those of two
+/// images that are not alike. Sets split[pair], in a part's own memory, to 1 for them and leaves the others. Returns
+/// whether it found any.
 template <class T>
-bool find_unlike(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, T* one_by_one) {
+bool find_unlike(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, T* split) {
   const Index pairs = count / 2;
-  std::fill_n(one_by_one, (count + 1) / 2, T(0));
   if (plan.rows * plan.columns % 2 == 0) return false;  // no pair has two images
   ThreadPool::instance().parallel_for(pairs, 1, [&](Index begin, Index end) {
     for (Index pair = begin; pair < end; ++pair) {
       const TilePlace a(plan, first + 2 * pair), b(plan, first + 2 * pair + 1);
-      if (a.image != b.image && !alike(planes.largest(a), planes.largest(b))) one_by_one[pair] = T(1);
+      if (a.image != b.image && !alike(planes.largest(a), planes.largest(b))) split[pair] = T(1);
     }
   });
-  return std::any_of(one_by_one, one_by_one + pairs, [](T flag) { return flag != T(0); });
+  return std::any_of(split, split + pairs, [](T flag) { return flag != T(0); });
 }
 
 /// Spectra of the tiles [first, first + count) of all channels, [packet][channel][tile] with packets `stride` apart, two
-/// tiles to a transform, but for pairs of which `one_by_one`, if it is not null, says otherwise. A last tile without
-/// another is multiplied by `single_scale`.
+/// tiles to a transform, but for pairs whose `split` is not 0. Tiles that have a transform of their own, such pairs' and a
+/// last one without another, are multiplied by `single_scale`.
 template <int n, class T>
-void transform_tiles(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, const T* one_by_one,
+void transform_tiles(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, const T* split,
                      T single_scale, T* spectra, Index stride) {
   using Transform = TileTransform<n, T>;
   const Index pairs = (count + 1) / 2;
   ThreadPool::instance().parallel_for(planes.channels * pairs, 4, [&](Index begin, Index end) {
     for (Index unit = begin; unit < end; ++unit) {
       const Index channel = unit / pairs, pair = unit % pairs, last = std::min(2 * pair + 2, count);
-      const bool single = 2 * pair + 1 == count, joined = !single && !(one_by_one && one_by_one[pair] != T(0));
+      const bool joined = 2 * pair + 1 < count && split[pair] == T(0);
       const auto window = [&](Index tile) { return planes.window(TilePlace(plan, first + tile), channel); };
-      T* const at = spectra + channel * count * Transform::complex_size;
-      for (Index tile = 2 * pair; tile < last; tile += joined ? 2 : 1)
-        Transform::forward(window(tile), joined ? window(tile + 1) : TileWindow<const T>{},
-                           at + tile * Transform::complex_size, stride, joined);
-      if (single && single_scale != T(1))
+      for (Index tile = 2 * pair; tile < last; tile += joined ? 2 : 1) {
+        T* const to = spectra + (channel * count + tile) * Transform::complex_size;
+        Transform::forward(window(tile), joined ? window(tile + 1) : TileWindow<const T>{}, to, stride, joined);
+        if (joined || single_scale == T(1)) continue;
         for (Index p = 0; p < Transform::packets; ++p)
-          for (Index i = 0; i < Transform::complex_size; ++i)
-            at[p * stride + 2 * pair * Transform::complex_size + i] *= single_scale;
+          for (Index i = 0; i < Transform::complex_size; ++i) to[p * stride + i] *= single_scale;
+      }
     }
   });
 }
@@ -323,7 +322,8 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   const Index w_stride = packet_stride<n, T>(inputs * outputs);
   const Index stride = packet_stride<n, T>(std::max(inputs, outputs) * round);
   const Index product_size = product_scratch<T>(inputs, round), products = (apart ? 1 : threads) * product_size;
-  const Index share = Transform::packets * stride + products + round_up((round + 1) / 2, packet_size<T>);
+  const Index splits = round_up(divide_up(round, 2), packet_size<T>);
+  const Index share = Transform::packets * stride + products + splits;
   auto scratch = workspace<T>((apart ? threads : 1) * share);
   T* const scratch_data = scratch.mutable_data();
   const Index row = transpose ? g.kernel_height - 1 : 0, column = transpose ? g.kernel_width - 1 : 0;
@@ -332,10 +332,11 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   const auto convolve = [&](Index first) {
     T* const spectra = scratch_data + pool.thread() * share;  // x's, then y's in their place
     T* const product = spectra + Transform::packets * stride;
-    T* const one_by_one = product + products;
+    T* const split = product + products;
+    std::fill_n(split, splits, T(0));
     const Index count = std::min(round, plan.count - first), pairs = (count + 1) / 2;
-    const bool all_joined = !find_unlike(plan, planes, first, count, one_by_one);
-    transform_tiles<n>(plan, planes, first, count, one_by_one, T(1), spectra, stride);
+    const bool all_joined = !find_unlike(plan, planes, first, count, split);
+    transform_tiles<n>(plan, planes, first, count, split, T(1), spectra, stride);
     pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p) {
         const T* const w = weights + p * w_stride;
@@ -355,7 +356,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
     pool.parallel_for(outputs * pairs, 4, [&](Index begin, Index end) {
       for (Index unit = begin; unit < end; ++unit) {
         const Index channel = unit / pairs, pair = unit % pairs, last = std::min(2 * pair + 2, count);
-        const bool joined = 2 * pair + 1 < count && one_by_one[pair] == T(0);
+        const bool joined = 2 * pair + 1 < count && split[pair] == T(0);
         const T* from = spectra + (channel * count + 2 * pair) * complex_size;
         const Index second = joined ? complex_size : 0;
         const auto window = [&](Index tile) {
@@ -392,18 +393,23 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   ThreadPool& pool = ThreadPool::instance();
   const Index product_size = product_scratch<T>(round, inputs);
   const int threads = pool.threads_for(Transform::packets);
-  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + threads * product_size);
+  const Index splits = divide_up(round, 2);
+  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + threads * product_size + splits);
   T* const sums = scratch.mutable_data();  // [packet][output][input]
   T* const x_spectra = sums + Transform::packets * sum_stride;
   T* const gy_spectra = x_spectra + x_size;  // behind x's in each packet
   T* const product = x_spectra + Transform::packets * stride;
+  T* const split = product + threads * product_size;
+  const TiledPlanes<T> of_x{x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}};
+  const TiledPlanes<T> of_gy{gy, outputs, g.out_height(), g.out_width(), 0, 0, {0, plan.height, 0, plan.width}};
   for (Index first = 0; first < plan.count; first += round) {
     const Index count = std::min(round, plan.count - first);
-    transform_tiles<n, T>(plan, {x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}}, first, count,
-                          nullptr, T(1), x_spectra, stride);
+    std::fill_n(split, splits, T(0));
+    find_unlike(plan, of_x, first, count, split);
+    find_unlike(plan, of_gy, first, count, split);
+    transform_tiles<n>(plan, of_x, first, count, split, T(1), x_spectra, stride);
     // Both columns of a pair give the sum over its two tiles: a single tile, with one, counts double.
-    transform_tiles<n, T>(plan, {gy, outputs, g.out_height(), g.out_width(), 0, 0, {0, plan.height, 0, plan.width}},
-                          first, count, nullptr, T(2), gy_spectra, stride);
+    transform_tiles<n>(plan, of_gy, first, count, split, T(2), gy_spectra, stride);
     pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p)
         complex_product<T>(true, {gy_spectra + p * stride, count * complex_size, complex_size},

@@ -8,7 +8,7 @@
 #include "settle/core/round_up.hpp"
 #include "settle/core/shape.hpp"
 #include "settle/core/threads.hpp"
-#include "settle/cpu/packet.hpp"
+#include "settle/cpu/packet_math.hpp"
 
 // Arrays as vectors, split evenly among systems of equations: the few operations that the solvers do on them. Sums are
 // taken in double and in an order that depends on a system's size alone, so that a system's result is the same bits
@@ -38,20 +38,11 @@ void each_piece(Index size, Index systems, const F& f) {
   });
 }
 
-/// As many lanes as hide the latency of what is done in each, in packets.
+/// As many numbers as hide the latency of what is done to each, in packets.
 inline constexpr Index at_once = 32;
 
-/// Calls f(k, lane) for the elements k of a piece, neighbours in different ones of `at_once` lanes, and fetches what x
-/// holds a little further on: a processor by itself has too few lines of a single stream on their way.
-template <class F, class... X>
-void each_element(Index begin, Index end, const F& f, const X*... x) {
-  constexpr Index ahead = 1024;
-  for (; end - begin >= at_once; begin += at_once) {
-    (fetch(x + begin + ahead, at_once), ...);
-    for (Index i = 0; i < at_once; ++i) f(begin + i, i);
-  }
-  for (Index i = 0; i < end - begin; ++i) f(begin + i, i);
-}
+/// How far on in a piece memory is fetched: a processor by itself has too few lines of a single stream on their way.
+inline constexpr Index ahead = 1024;
 
 /// For each system the sum of a function over its elements, taken in double, piece by piece.
 class PieceSums {
@@ -64,7 +55,12 @@ class PieceSums {
   template <class G, class... X>
   void take(Index piece, Index begin, Index end, const G& g, const X*... x) {
     double sums[at_once] = {};
-    each_element(begin, end, [&](Index k, Index lane) { sums[lane] += g(static_cast<double>(x[k])...); }, x...);
+    Index k = begin;
+    for (; k + at_once <= end; k += at_once) {
+      (fetch(x + k + ahead, at_once), ...);
+      for (Index i = 0; i < at_once; ++i) sums[i] += g(static_cast<double>(x[k + i])...);
+    }
+    for (; k < end; ++k) sums[0] += g(static_cast<double>(x[k])...);
     sums_[static_cast<std::size_t>(piece)] = sum_pairwise<at_once>(sums);
   }
 
@@ -84,27 +80,52 @@ class Largest {
  public:
   /// Takes in the elements of a piece of x.
   void take(Index begin, Index end, const T* x) {
-    each_element(begin, end, [&](Index k, Index lane) { best_[lane] = larger(best_[lane], std::abs(x[k])); }, x);
+    constexpr Index lanes = packet_size<T>;
+    const auto look = [&](Packet<T>& best, Index k) { best = maximum(best, abs(load(x + k))); };
+    if (end - begin < lanes) {
+      for (; begin < end; ++begin) rest_ = larger(rest_, std::abs(x[begin]));
+      return;
+    }
+    for (; begin + 2 * lanes <= end; begin += 2 * lanes) look(even_, begin), look(odd_, begin + lanes);
+    if (begin + lanes <= end) look(even_, begin);
+    look(odd_, end - lanes);  // with some that were looked at before
   }
-  T value() const { return std::accumulate(std::begin(best_), std::end(best_), T{0}, larger<T>); }
+  T value() const {
+    T lanes[packet_size<T>], out = rest_;
+    store(lanes, maximum(even_, odd_));
+    for (const T lane : lanes) out = larger(out, lane);
+    return out;
+  }
 
  private:
-  T best_[at_once] = {};
+  Packet<T> even_{}, odd_{};
+  T rest_ = 0;
 };
 
 inline constexpr auto square = [](double v) { return v * v; };
 
-/// y[k] <- c y[k] + d x[k] for the elements k of a piece; where a number is 0 its vector is not read.
+/// y[k] <- f(y[k], x[k]) for the elements k of a piece.
+template <class T, class F>
+void update_piece(Index begin, Index end, T* y, const T* x, const F& f) {
+  constexpr Index lanes = packet_size<T>;
+  for (; begin + lanes <= end; begin += lanes) {
+    fetch(y + begin + ahead, lanes), fetch(x + begin + ahead, lanes);
+    store(y + begin, f(load(y + begin), load(x + begin)));
+  }
+  for (; begin < end; ++begin) y[begin] = f(y[begin], x[begin]);
+}
+
+/// y[k] <- c y[k] + d x[k] for the elements k of a piece; where a number is 0 its vector is not used.
 template <class T>
 void mix_piece(Index begin, Index end, T c, T* y, T d, const T* x) {
   if (d == T{0} && c == T{0}) {
     std::fill(y + begin, y + end, T{0});
   } else if (d == T{0}) {
-    if (c != T{1}) each_element(begin, end, [&](Index k, Index) { y[k] *= c; }, y);
+    if (c != T{1}) update_piece(begin, end, y, y, [c](auto a, auto) { return a * c; });
   } else if (c == T{0}) {
-    each_element(begin, end, [&](Index k, Index) { y[k] = d * x[k]; }, x, y);
+    update_piece(begin, end, y, x, [d](auto, auto b) { return b * d; });
   } else {
-    each_element(begin, end, [&](Index k, Index) { y[k] = c * y[k] + d * x[k]; }, x, y);
+    update_piece(begin, end, y, x, [c, d](auto a, auto b) { return a * c + b * d; });
   }
 }
 
@@ -142,7 +163,8 @@ double largest_magnitude(Index size, const T* x) {
     found.take(begin, end, x);
     largest[static_cast<std::size_t>(piece)] = found.value();
   });
-  return static_cast<double>(std::accumulate(largest.begin(), largest.end(), T{0}, larger<T>));
+  return static_cast<double>(
+      std::accumulate(largest.begin(), largest.end(), T{0}, [](T a, T b) { return larger(a, b); }));
 }
 
 /// y <- c y + d x with numbers for each system. Where a number is 0 its vector is not read: NaN there does not spread.

@@ -48,7 +48,7 @@ ConvAlgorithm choose_algorithm(const cpu::ConvGeometry& g, ConvAlgorithm asked, 
   // A model: tiles are bound by moving the spectra of all channels, taps by multiplying, which TF32 does faster. A
   // quarter of what moves are the images, which bfloat16 does not halve.
   const Index taps = g.taps() * g.out_pixels() * g.in_channels * g.out_channels;
-  const Index spectra = 64 * 64 * kernels::FftConvolution(g).tiles() * (g.in_channels + g.out_channels);
+  const Index spectra = 2 * 64 * 64 * kernels::FftConvolution(g).pairs_of_image() * (g.in_channels + g.out_channels);
   const Index eighths = storage == kernels::Spectra::bfloat16 ? 5 : 8;
   return 8 * taps >= (tf32 ? 500 : 75) * eighths * spectra ? fft : direct;
 }

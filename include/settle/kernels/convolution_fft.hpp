@@ -390,8 +390,8 @@ class FftConvolution {
     images_ = std::clamp<Index>(images > 0 ? images : in_cache, 1, std::max<Index>(g_.batch, 1));
   }
 
-  /// The tiles of one image, of which two, or one that is left, cost the same: what the three products' costs go by.
-  Index tiles() const { return 2 * output_tiles(1).pairs(); }
+  /// The pairs of tiles of one image: what the three products' costs go by.
+  Index pairs_of_image() const { return output_tiles(1).pairs(); }
 
   /// One spectrum, as it is stored.
   Index spectrum() const { return storage_ == Spectra::float32 ? computed : computed / 2; }
