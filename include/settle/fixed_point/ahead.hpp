@@ -97,7 +97,7 @@ bool run_ahead([[maybe_unused]] Values<T, D>& state, [[maybe_unused]] Index part
             for (std::size_t s = 0; s < total.size(); ++s) total[s] += arrived[s];
             arrived = arrived.subspan(total.size());
           }
-          for (double& v : total) v = std::sqrt(v);
+          total = square_roots(std::move(total));
         }
         if (take_in(std::move(measured))) continue;
         state = starts[at].values;

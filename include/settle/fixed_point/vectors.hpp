@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "settle/cpu/backend.hpp"
@@ -25,12 +26,15 @@ Numbers dots(const Values<T, D>& a, const Values<T, D>& b, Index systems) {
   return out;
 }
 
+inline Numbers square_roots(Numbers a) {
+  for (double& v : a) v = std::sqrt(v);
+  return a;
+}
+
 /// |a| for each system.
 template <class T, class D>
 Numbers norms(const Values<T, D>& a, Index systems) {
-  Numbers out = dots(a, a, systems);
-  for (double& v : out) v = std::sqrt(v);
-  return out;
+  return square_roots(dots(a, a, systems));
 }
 
 /// What a step from one state to the next did to each system: |to - from| and |to|.
@@ -39,13 +43,10 @@ struct Moved {
 };
 template <class T, class D>
 Moved moved(const Values<T, D>& to, const Values<T, D>& from, Index systems) {
-  const auto n = static_cast<std::size_t>(systems);
-  Moved out{Numbers(n, 0.0), Numbers(n, 0.0)};
+  Numbers distances(static_cast<std::size_t>(systems), 0.0), sizes = distances;
   for (std::size_t p = 0; p < to.size(); ++p)
-    Backend<D>::add_square_distances(to[p].size(), to[p].data(), from[p].data(), out.distances, out.sizes);
-  for (Numbers* const numbers : {&out.distances, &out.sizes})
-    for (double& v : *numbers) v = std::sqrt(v);
-  return out;
+    Backend<D>::add_square_distances(to[p].size(), to[p].data(), from[p].data(), distances, sizes);
+  return {square_roots(std::move(distances)), square_roots(std::move(sizes))};
 }
 
 /// A distance relative to a size, or as it is where the size is 0.
@@ -86,8 +87,7 @@ Numbers add_measured(Values<T, D>& y, const Values<T, D>& x, const Numbers& d) {
     T* const to = y[p].mutable_data();
     Backend<D>::add_scaled(y[p].size(), to, d, x[p].data(), sizes);
   }
-  for (double& v : sizes) v = std::sqrt(v);
-  return sizes;
+  return square_roots(std::move(sizes));
 }
 
 /// y <- c y.
