@@ -300,6 +300,46 @@ TEST_CASE("an output channel is not touched by the weights of others, however la
   }
 }
 
+TEST_CASE_TEMPLATE("the weights between two channels have a gradient that other channels do not touch", T, float,
+                   double) {
+  const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-12;
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  constexpr double of_inputs[] = {1, nan, 1e6, 1, 0}, of_outputs[] = {1, 1, nan, 300, 1e-6, 1};
+  for (const Index kernel : {3, 9, 15}) {
+    CAPTURE(kernel);
+    const ConvGeometry g = same(2, 5, 40, 40, 6, kernel), one = same(2, 1, 40, 40, 1, kernel);
+    Operands all(g, Random(31));
+    const auto pixels = static_cast<std::size_t>(g.in_pixels()), taps = static_cast<std::size_t>(g.taps());
+    for (std::size_t k = 0; k < all.x.size(); ++k) all.x[k] *= of_inputs[k / pixels % 5];
+    for (std::size_t k = 0; k < all.gy.size(); ++k) all.gy[k] *= of_outputs[k / pixels % 6];
+    const auto channel_of = [&](const std::vector<double>& v, std::size_t channels, std::size_t channel) {
+      std::vector<double> out;
+      for (std::size_t image = 0; image < 2; ++image)
+        for (std::size_t k = 0; k < pixels; ++k) out.push_back(v[(image * channels + channel) * pixels + k]);
+      return out;
+    };
+    std::vector<std::vector<double>> expected;
+    for (std::size_t plane = 0; plane < 30; ++plane) {
+      Operands alone(one, Random(0));
+      alone.x = channel_of(all.x, 5, plane % 5), alone.gy = channel_of(all.gy, 6, plane / 5);
+      expected.push_back(compute<double>(one, alone, ConvAlgorithm::direct).gw);
+    }
+    for (const ConvAlgorithm algorithm : algorithms) {
+      CAPTURE(static_cast<int>(algorithm));
+      const auto gw = compute<T>(g, all, algorithm).gw;
+      for (std::size_t plane = 0; plane < 30; ++plane) {
+        CAPTURE(plane);
+        const auto begin = gw.begin() + static_cast<std::ptrdiff_t>(plane * taps);
+        const std::vector<T> got(begin, begin + g.taps());
+        if (std::isnan(of_inputs[plane % 5]) || std::isnan(of_outputs[plane / 5]))
+          CHECK(std::all_of(got.begin(), got.end(), [](T v) { return std::isnan(v); }));
+        else
+          CHECK(error(got, expected[plane]) <= tolerance);
+      }
+    }
+  }
+}
+
 TEST_CASE("weight gradients of output channels that fill packets and of others agree with the definition") {
   std::vector<ConvGeometry> geometries;
   for (const Index kernel : {2, 3, 4, 5, 7, 9}) geometries.push_back(same(2, 9, 17, 21, 33, kernel));

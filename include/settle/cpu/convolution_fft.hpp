@@ -215,11 +215,11 @@ struct TiledPlanes {
 };
 
 /// Whether two tiles with these largest magnitudes may share a transform. What it rounds, or finds not to be finite,
-/// reaches both: neither may be more than 16 times the other, or so large that the sum of a tile overflows.
+/// reaches both: neither may be more than `ratio` times the other, or so large that the sum of a tile overflows.
 template <class T>
-bool alike(T a, T b) {
+bool alike(T a, T b, T ratio = 16) {
   constexpr T most = std::numeric_limits<T>::max() / (64 * 64);
-  return a <= most && b <= most && a <= 16 * b && b <= 16 * a;
+  return a <= most && b <= most && a <= ratio * b && b <= ratio * a;
 }
 
 /// Finds the pairs of the tiles [first, first + count), `first` being even, that must not share a transform: those of two
@@ -245,7 +245,7 @@ template <int n, class T>
 void transform_tiles(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, const T* split,
                      T single_scale, T* spectra, Index stride) {
   using Transform = TileTransform<n, T>;
-  const Index pairs = (count + 1) / 2;
+  const Index pairs = divide_up(count, 2);
   ThreadPool::instance().parallel_for(planes.channels * pairs, 4, [&](Index begin, Index end) {
     for (Index unit = begin; unit < end; ++unit) {
       const Index channel = unit / pairs, pair = unit % pairs, last = std::min(2 * pair + 2, count);
@@ -262,6 +262,14 @@ void transform_tiles(const TilePlan& plan, const TiledPlanes<T>& planes, Index f
   });
 }
 
+/// The largest magnitude of the weights between two channels; NaN if there is one.
+template <class T>
+T largest_tap(const ConvGeometry& g, const T* w) {
+  Largest<T> found;
+  found.take(0, g.taps(), w);
+  return found.value();
+}
+
 /// The elements of the weights' spectra.
 template <int n, class T>
 Index spectra_size(const ConvGeometry& g) {
@@ -272,7 +280,7 @@ Index spectra_size(const ConvGeometry& g) {
 template <int n, class T>
 void weight_spectra(const ConvGeometry& g, const T* w, T* spectra) {
   using Transform = TileTransform<n, T>;
-  const Index planes = g.out_channels * g.in_channels, pairs = (planes + 1) / 2;
+  const Index planes = g.out_channels * g.in_channels, pairs = divide_up(planes, 2);
   const Index stride = packet_stride<n, T>(planes);
   ThreadPool::instance().parallel_for(pairs, 4, [&](Index begin, Index end) {
     alignas(64) T both[Transform::packets * 2 * Transform::complex_size];
@@ -280,14 +288,9 @@ void weight_spectra(const ConvGeometry& g, const T* w, T* spectra) {
     const auto window = [&](Index plane) {
       return tile_window(w + plane * g.taps(), g.kernel_height, g.kernel_width, 0, 0, {0, n, 0, n});
     };
-    const auto largest = [&](Index plane) {
-      Largest<T> found;
-      found.take(0, g.taps(), w + plane * g.taps());
-      return found.value();
-    };
     for (Index pair = begin; pair < end; ++pair) {
       const Index first = 2 * pair, last = std::min(first + 2, planes);
-      const bool joined = last - first == 2 && alike(largest(first), largest(first + 1));
+      const bool joined = last - first == 2 && alike(largest_tap(g, w + first * g.taps()), largest_tap(g, w + (first + 1) * g.taps()));
       for (Index plane = first; plane < last; plane += joined ? 2 : 1) {
         Transform::forward(window(plane), joined ? window(plane + 1) : TileWindow<const T>{}, both,
                            2 * Transform::complex_size, true);
@@ -334,7 +337,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
     T* const product = spectra + Transform::packets * stride;
     T* const split = product + products;
     std::fill_n(split, splits, T(0));
-    const Index count = std::min(round, plan.count - first), pairs = (count + 1) / 2;
+    const Index count = std::min(round, plan.count - first), pairs = divide_up(count, 2);
     const bool all_joined = !find_unlike(plan, planes, first, count, split);
     transform_tiles<n>(plan, planes, first, count, split, T(1), spectra, stride);
     pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
@@ -421,28 +424,35 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
     });
   }
   // One inverse transform serves all tiles, so double precision is cheap here: it leaves out a third of the error.
-  auto taps = workspace<double>(threads * 2 * g.taps());
-  double* const taps_data = taps.mutable_data();
-  pool.parallel_for((planes + 1) / 2, 4, [&](Index begin, Index end) {
-    double* const both = taps_data + 2 * g.taps() * pool.thread();
+  const Index taps = g.taps();
+  auto results = workspace<double>(threads * 2 * taps);
+  double* const results_data = results.mutable_data();
+  const auto invert = [&](Index plane, bool joined, double* out) {  // of a plane, or of two that share a transform
+    const T* const from = sums + plane * complex_size;
+    const auto read = [&](int p, int column) {  // A + iB, then A - iB
+      const T* const at = from + p % Transform::packets * sum_stride;
+      const int part = p / Transform::packets;
+      fetch(at + (2 + column) * complex_size, complex_size);  // for the next pair
+      const auto a = Transform::widened(at, part);
+      if (!joined) return a;
+      const auto b = Transform::widened(at + complex_size, part);
+      return column == 0 ? a - times_minus_i(b) : a + times_minus_i(b);
+    };
+    const auto window = [&](double* to) {
+      return tile_window(to, g.kernel_height, g.kernel_width, 0, 0, {0, n, 0, n});
+    };
+    TileTransform<n, double>::inverse(read, window(out), joined ? window(out + taps) : TileWindow<double>{});
+  };
+  pool.parallel_for(divide_up(planes, 2), 4, [&](Index begin, Index end) {
+    double* const out = results_data + 2 * taps * pool.thread();
     for (Index plane = 2 * begin; plane < std::min(2 * end, planes); plane += 2) {
-      const bool single = plane + 1 == planes;
-      const T* const from = sums + plane * complex_size;
-      const auto read = [&](int p, int column) {  // A + iB, then A - iB
-        const T* const at = from + p % Transform::packets * sum_stride;
-        const int part = p / Transform::packets;
-        fetch(at + (2 + column) * complex_size, complex_size);  // for the next pair
-        const auto a = Transform::widened(at, part);
-        if (single) return a;
-        const auto b = Transform::widened(at + complex_size, part);
-        return column == 0 ? a - times_minus_i(b) : a + times_minus_i(b);
-      };
-      const auto window = [&](double* to) {
-        return tile_window(to, g.kernel_height, g.kernel_width, 0, 0, {0, n, 0, n});
-      };
-      TileTransform<n, double>::inverse(read, window(both), single ? TileWindow<double>{} : window(both + g.taps()));
-      for (Index k = 0; k < (single ? 1 : 2) * g.taps(); ++k)
-        gw[plane * g.taps() + k] = static_cast<T>(both[k] * (0.5 / (n * n)));
+      const Index count = std::min<Index>(2, planes - plane);
+      for (Index k = 0; k < count; ++k) Transform::make_real(sums + (plane + k) * complex_size, sum_stride);
+      invert(plane, count == 2, out);
+      constexpr double ratio = std::is_same_v<T, double> ? 16 : 1e6;
+      if (count == 2 && !alike(largest_tap(g, out), largest_tap(g, out + taps), ratio))
+        for (Index k = 0; k < 2; ++k) invert(plane + k, false, out + k * taps);
+      for (Index k = 0; k < count * taps; ++k) gw[plane * taps + k] = static_cast<T>(out[k] * (0.5 / (n * n)));
     }
   });
 }

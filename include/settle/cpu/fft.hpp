@@ -231,6 +231,21 @@ class TileTransform {
     }
   }
 
+  /// Makes a spectrum that rounding has touched a real tile's again: where the frequencies' negatives stand in the same
+  /// column, values become the mean with their conjugates. In the spectrum of a + ib what is left of the difference would
+  /// count for b.
+  static void make_real(T* spectrum, Index packet_stride) {
+    for (int kx = 0; kx < half; kx += n / 2)
+      for (int j = 0; j <= groups / 2; ++j) {
+        T* const at = spectrum + (j * half + kx) * packet_stride;
+        T* const negative = spectrum + ((groups - j) % groups * half + kx) * packet_stride;
+        const ComplexPacket<T> sum = read(at) + conjugate_of_negative(read(negative), j);
+        const ComplexPacket<T> mean{sum.re * T(0.5), sum.im * T(0.5)};
+        write(at, mean);
+        write(negative, conjugate_of_negative(mean, j));
+      }
+  }
+
   /// Writes, or when `add` adds to, the windows a and b of the tiles with the spectrum read(packet, column), times n *
   /// n. For a single tile read gives the same for both columns, and b is zero.
   template <class Read>
