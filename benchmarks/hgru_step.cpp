@@ -180,8 +180,8 @@ Work work(const Settings& s, int steps, int taped, int products) {
   const double area = static_cast<double>(s.kernel * s.kernel);
   const bool hgru = s.model == "hgru";
   const double cell = 2 * pixels * channels * channels * (hgru ? 2 * area + 2 : 4 * area);
-  // Reads and writes: hGRU forward 3 (gated) + 4 convolutions of 2 + 2 (sums of batch norm) + 4 (s) + 5 (next state) + 2
-  // (residual and norm).
+  // Reads and writes: hGRU forward 3 (gated) + 4 convolutions of 2 + 2 (sums of batch norm) + 4 (s) + 5 (next state) +
+  // 2 (residual and norm).
   const double forward_passes = hgru ? 24 : 18, product_passes = hgru ? 43 : 28, weight_passes = 8;
   return {cell * (steps + products + taped),
           forward_passes * steps + product_passes * (products + taped) + weight_passes * taped};

@@ -11,8 +11,8 @@ namespace settle {
 
 /// The vector-Jacobian product of a recorded computation, prepared once and applied any number of times. Only the
 /// operations between the inputs and the outputs take part, and each computes only the cotangents that lead to the
-/// inputs: replaying a step's product for its state never touches the weights' gradients. From the second product on, or
-/// from the first when `many` are announced, operations keep what does not depend on the cotangents, such as local
+/// inputs: replaying a step's product for its state never touches the weights' gradients. From the second product on,
+/// or from the first when `many` are announced, operations keep what does not depend on the cotangents, such as local
 /// derivatives.
 template <class T, class Device = Cpu>
 class Pullback {
@@ -21,7 +21,8 @@ class Pullback {
   Pullback(std::vector<Var<T, Device>> outputs, std::vector<Var<T, Device>> inputs, bool many = false)
       : outputs_(std::move(outputs)), inputs_(std::move(inputs)), many_(many) {
     for (const auto& x : inputs_) {
-      require(x.tape() != nullptr, "grad", "an input is a constant: make it with tape.leaf(...) or by operations on leaves");
+      require(x.tape() != nullptr, "grad",
+              "an input is a constant: make it with tape.leaf(...) or by operations on leaves");
       require(!tape_ || tape_ == x.tape(), "grad", "the inputs are on two different tapes");
       tape_ = x.tape();
       tape_->require_current("grad", x);
@@ -162,7 +163,7 @@ class Pullback {
 
 struct GradOptions {
   bool create_graph = false;  ///< record the gradient's computation, so that it can be differentiated again
-  bool keep_graph = false;    ///< keep what the operations saved, so that grad can be called again (implied by create_graph)
+  bool keep_graph = false;    ///< keep what operations saved, for another call of grad (implied by create_graph)
 };
 
 /// The gradient of a scalar with respect to each of `inputs`: zero where it does not depend on one.

@@ -78,8 +78,9 @@ class Cotangents {
 template <class T, class Device = Cpu>
 class Tape {
  public:
-  /// How an operation's cotangents become its inputs' cotangents. Written in terms of operations on Vars, so that it can be
-  /// recorded and differentiated again. `cotangents` has one entry per output, undefined where nothing flowed back.
+  /// How an operation's cotangents become its inputs' cotangents. Written in terms of operations on Vars, so that it
+  /// can be recorded and differentiated again. `cotangents` has one entry per output, undefined where nothing flowed
+  /// back.
   struct Rule {
     virtual ~Rule() = default;
     virtual void pull(std::span<const Var<T, Device>> cotangents, Cotangents<T, Device>& inputs) const = 0;
@@ -200,8 +201,8 @@ Tape<T, D>* recording_tape(const char* name, std::span<const Var<T, D>> inputs) 
   return tape && tape->recording() ? tape : nullptr;
 }
 
-/// Records an operation with one or more outputs. `rule(cotangents, inputs)` is the vector-Jacobian product, in terms of
-/// operations (see Tape::Rule). Returns the outputs as Vars, constants when nothing is recorded.
+/// Records an operation with one or more outputs. `rule(cotangents, inputs)` is the vector-Jacobian product, in terms
+/// of operations (see Tape::Rule). Returns the outputs as Vars, constants when nothing is recorded.
 template <class T, class D, class Rule>
 std::vector<Var<T, D>> record_outputs(const char* name, std::span<const Tensor<T, D>> outputs,
                                       std::span<const Var<T, D>> inputs, Rule&& rule) {

@@ -6,7 +6,8 @@
 
 namespace settle {
 
-/// Philox4x32-10 (Salmon, Moraes, Dror, Shaw; SC 2011): four 32-bit random words for a 128-bit counter and a 64-bit key.
+/// Philox4x32-10 (Salmon, Moraes, Dror, Shaw; SC 2011): four 32-bit random words for a 128-bit counter and a 64-bit
+/// key.
 constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = std::uint64_t{0xD2511F53u} * counter[0];
@@ -19,8 +20,9 @@ constexpr std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> count
   return counter;
 }
 
-/// A stream of random numbers, named by a seed and a stream number (an image's index, a parameter's number). Streams are
-/// independent, and the n-th number of a stream is a pure function of (seed, stream, n): no thread count can change it.
+/// A stream of random numbers, named by a seed and a stream number (an image's index, a parameter's number). Streams
+/// are independent, and the n-th number of a stream is a pure function of (seed, stream, n): no thread count can change
+/// it.
 class Random {
  public:
   explicit constexpr Random(std::uint64_t seed, std::uint64_t stream = 0) : seed_(seed), stream_(stream) {}

@@ -98,7 +98,8 @@ class Tensor {
 
   /// The same values under another shape of equal size; shares the storage. Throws when the sizes differ.
   Tensor reshape(const Shape& shape) const {
-    require(shape.size() == size(), "reshape", "expected ", size(), " elements for shape ", shape_, ", got shape ", shape);
+    require(shape.size() == size(), "reshape", "expected ", size(), " elements for shape ", shape_, ", got shape ",
+            shape);
     Tensor out(*this);
     out.shape_ = shape;
     return out;
@@ -112,7 +113,8 @@ class Tensor {
     return value;
   }
 
-  /// The slot for data derived from these values by an operation, empty again after any write; null for an empty tensor.
+  /// The slot for data derived from these values by an operation, empty again after any write; null for an empty
+  /// tensor.
   std::shared_ptr<void>* derived() const { return block_ ? &block_->derived : nullptr; }
   /// The slot for what the operation that made these values found along the way, for whoever asks; emptied likewise.
   std::shared_ptr<void>* byproduct() const { return block_ ? &block_->byproduct : nullptr; }

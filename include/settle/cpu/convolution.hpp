@@ -32,8 +32,8 @@ struct ConvPlan {
 /// The work of the frequency domain, in multiply-adds at the speed that the direct algorithm reaches. A transform of
 /// one channel's tile costs 5.4 n² log2 n such (measured, with its share of memory traffic), a frequency of a pair of
 /// channels 4, and 16 once a call for the weights' spectrum, which comes from afar. Transforms of weights are free when
-/// they are kept for many calls. Those of a weight gradient, in double precision, were measured to take 1.5 of what that
-/// gives, the rest of it 0.9.
+/// they are kept for many calls. Those of a weight gradient, in double precision, were measured to take 1.5 of what
+/// that gives, the rest of it 0.9.
 inline double fft_cost(const ConvGeometry& g, ConvDirection direction, int n, bool spectra_kept) {
   if (4 * std::max(g.kernel_height, g.kernel_width) > 3 * n) return std::numeric_limits<double>::infinity();
   const TilePlan plan(direction == ConvDirection::input_grad ? transposed(g) : g, n);
@@ -47,8 +47,9 @@ inline double fft_cost(const ConvGeometry& g, ConvDirection direction, int n, bo
   return spectra_kept ? rest : rest + of_weights;
 }
 
-/// The work of the direct algorithm in the same unit. On a processor with wide units a multiply-add of a weight gradient
-/// was measured to take 0.5 where output channels are lanes and 0.9 elsewhere; on another 1, as in all directions.
+/// The work of the direct algorithm in the same unit. On a processor with wide units a multiply-add of a weight
+/// gradient was measured to take 0.5 where output channels are lanes and 0.9 elsewhere; on another 1, as in all
+/// directions.
 inline double direct_cost(const ConvGeometry& g, ConvDirection direction) {
   const double all = static_cast<double>(g.multiply_adds());
   if (direction != ConvDirection::weight_grad || !wide_units()) return all;

@@ -168,8 +168,8 @@ SETTLE_INLINE void sum_taps(const TapLoop& loop, Index ahead, const T* const (&x
   }
 }
 
-/// What a block of channels fetches for the pixels `distance` further on: its outputs, and `inputs` planes of the input,
-/// `plane` apart, of which `from` has the first pixel.
+/// What a block of channels fetches for the pixels `distance` further on: its outputs, and `inputs` planes of the
+/// input, `plane` apart, of which `from` has the first pixel.
 template <class T>
 struct FetchAhead {
   Index distance = 0;

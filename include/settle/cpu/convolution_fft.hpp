@@ -177,8 +177,8 @@ Index tiles_in_round(const ConvGeometry& g, const TilePlan& plan, int at_once = 
 }
 
 /// The tiles of one round where each of several threads has rounds of its own. They are longer where that leaves all
-/// threads as many rounds, two at least, so that weights are read less often: an output's spectra take its input's place,
-/// and with two threads 16 MB of them were faster than what a shared cache asks for.
+/// threads as many rounds, two at least, so that weights are read less often: an output's spectra take its input's
+/// place, and with two threads 16 MB of them were faster than what a shared cache asks for.
 template <int n, class T>
 Index tiles_in_own_round(const ConvGeometry& g, const TilePlan& plan, int threads) {
   const Index round = tiles_in_round<n, T>(g, plan, threads);
@@ -222,9 +222,9 @@ bool alike(T a, T b, T ratio = 16) {
   return a <= most && b <= most && a <= ratio * b && b <= ratio * a;
 }
 
-/// Finds the pairs of the tiles [first, first + count), `first` being even, that must not share a transform: those of two
-/// images that are not alike. Sets split[pair], in a part's own memory, to 1 for them and leaves the others. Returns
-/// whether it found any.
+/// Finds the pairs of the tiles [first, first + count), `first` being even, that must not share a transform: those of
+/// two images that are not alike. Sets split[pair], in a part's own memory, to 1 for them and leaves the others.
+/// Returns whether it found any.
 template <class T>
 bool find_unlike(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, T* split) {
   const Index pairs = count / 2;
@@ -238,9 +238,9 @@ bool find_unlike(const TilePlan& plan, const TiledPlanes<T>& planes, Index first
   return std::any_of(split, split + pairs, [](T flag) { return flag != T(0); });
 }
 
-/// Spectra of the tiles [first, first + count) of all channels, [packet][channel][tile] with packets `stride` apart, two
-/// tiles to a transform, but for pairs whose `split` is not 0. Tiles that have a transform of their own, such pairs' and a
-/// last one without another, are multiplied by `single_scale`.
+/// Spectra of the tiles [first, first + count) of all channels, [packet][channel][tile] with packets `stride` apart,
+/// two tiles to a transform, but for pairs whose `split` is not 0. Tiles that have a transform of their own, such
+/// pairs' and a last one without another, are multiplied by `single_scale`.
 template <int n, class T>
 void transform_tiles(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, const T* split,
                      T single_scale, T* spectra, Index stride) {
@@ -290,7 +290,8 @@ void weight_spectra(const ConvGeometry& g, const T* w, T* spectra) {
     };
     for (Index pair = begin; pair < end; ++pair) {
       const Index first = 2 * pair, last = std::min(first + 2, planes);
-      const bool joined = last - first == 2 && alike(largest_tap(g, w + first * g.taps()), largest_tap(g, w + (first + 1) * g.taps()));
+      const T* const taps = w + first * g.taps();
+      const bool joined = last - first == 2 && alike(largest_tap(g, taps), largest_tap(g, taps + g.taps()));
       for (Index plane = first; plane < last; plane += joined ? 2 : 1) {
         Transform::forward(window(plane), joined ? window(plane + 1) : TileWindow<const T>{}, both,
                            2 * Transform::complex_size, true);

@@ -232,8 +232,8 @@ class TileTransform {
   }
 
   /// Makes a spectrum that rounding has touched a real tile's again: where the frequencies' negatives stand in the same
-  /// column, values become the mean with their conjugates. In the spectrum of a + ib what is left of the difference would
-  /// count for b.
+  /// column, values become the mean with their conjugates. In the spectrum of a + ib what is left of the difference
+  /// would count for b.
   static void make_real(T* spectrum, Index packet_stride) {
     for (int kx = 0; kx < half; kx += n / 2)
       for (int j = 0; j <= groups / 2; ++j) {

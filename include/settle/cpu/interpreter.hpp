@@ -68,7 +68,8 @@ class Interpreter {
     return (s + 1)->function(state, s + 1, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
   }
 
-  /// After so many instructions comes a step that returns, or the stack would be deep where calls are not turned into jumps.
+  /// After so many instructions comes a step that returns, or the stack would be deep where calls are not turned into
+  /// jumps.
   static constexpr std::size_t until_rest = 32;
   static const Step* rest(State&, const Step* s, P, P, P, P, P, P, P, P) { return s + 1; }
 

@@ -19,8 +19,9 @@
 #include "settle/cpu/unroll.hpp"
 #include "settle/expr/linear_form.hpp"
 
-// How a pointwise program runs on the CPU: the iteration space is cut in chunks of contiguous elements, and for each chunk
-// all results are computed packet by packet in one loop. Results of a smaller shape than the space are summed on the fly.
+// How a pointwise program runs on the CPU: the iteration space is cut in chunks of contiguous elements, and for each
+// chunk all results are computed packet by packet in one loop. Results of a smaller shape than the space are summed on
+// the fly.
 namespace settle::cpu {
 
 /// A program frozen into a type: each instruction of `Source::program` becomes inlined code.
@@ -316,7 +317,7 @@ namespace cpu {
 struct Space {
   int axes = 1;
   std::array<Index, Shape::max_rank + 1> extent{1};
-  std::array<std::array<Index, Shape::max_rank + 1>, 2 * expr::max_operands> stride;  ///< of the operands that there are
+  std::array<std::array<Index, Shape::max_rank + 1>, 2 * expr::max_operands> stride;  ///< of the operands there are
 
   /// Operands are shapes that broadcast to `space`; an axis of extent 1 has stride 0.
   Space(const Shape& space, std::span<const Shape> operands) {
@@ -403,8 +404,8 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
   constexpr Index chunk_length = 4096;
   const auto n = inputs.size(), m = results.size();
   // A gradient has more inputs than its function: only the first orders of a large map are sure to fit.
-  require(n <= expr::max_operands && m <= expr::max_operands, "map", "a gradient of this order has ", n, " inputs and ", m,
-          " results, more than ", expr::max_operands, "; split the map into two");
+  require(n <= expr::max_operands && m <= expr::max_operands, "map", "a gradient of this order has ", n, " inputs and ",
+          m, " results, more than ", expr::max_operands, "; split the map into two");
   std::array<Shape, 2 * expr::max_operands> shapes;
   for (std::size_t k = 0; k < n; ++k) shapes[k] = inputs[k].shape();
   for (std::size_t r = 0; r < m; ++r) shapes[n + r] = results[r].tensor ? results[r].tensor->shape() : space;

@@ -45,9 +45,9 @@ struct Instruction {
   }
 };
 
-/// A pointwise function of several inputs as straight-line code: instruction i may use the values of instructions before
-/// it, and each distinct value is computed once. Programs are built, differentiated and lowered by ordinary functions
-/// that run at compile time and at run time alike.
+/// A pointwise function of several inputs as straight-line code: instruction i may use the values of instructions
+/// before it, and each distinct value is computed once. Programs are built, differentiated and lowered by ordinary
+/// functions that run at compile time and at run time alike.
 struct Program {
   int inputs = 0;
   std::vector<Instruction> code;
@@ -226,7 +226,8 @@ class Expression {
   static constexpr bool outside(Expression a, Expression b) { return !a.program_ && !b.program_; }
   constexpr Program& home(Expression other) const {
     Program* const p = program_ ? program_ : other.program_;
-    if (!p) throw std::logic_error("settle: a map's lambda applies a function to plain numbers only; use std:: for that");
+    if (!p)
+      throw std::logic_error("settle: a map's lambda applies a function to plain numbers only; use std:: for that");
     return *p;
   }
 
@@ -362,8 +363,8 @@ constexpr Program gradient(const Program& p) {
   return compact(out);
 }
 
-/// The same function in the operations that devices evaluate: sigmoid and softplus become exp(-|x|) and arithmetic, so that
-/// a value and its derivatives share one exponential and one quotient.
+/// The same function in the operations that devices evaluate: sigmoid and softplus become exp(-|x|) and arithmetic, so
+/// that a value and its derivatives share one exponential and one quotient.
 constexpr Program lower(const Program& p) {
   Program out;
   out.inputs = p.inputs;

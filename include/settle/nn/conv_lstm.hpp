@@ -9,8 +9,8 @@ namespace settle {
 /// The convolutional LSTM cell of the released code (convlstm.py): with σ sigmoid, * a k x k convolution with zero
 /// padding and ⊙ pointwise, on the state (h, c) and the drive x, all (N, C, H, W),
 ///
-///     i = σ(Wxi * x + bi + Whi * h)     f = σ(Wxf * x + bf + Whf * h)     c' = f ⊙ c + i ⊙ tanh(Wxc * x + bc + Whc *
-///     h) o = σ(Wxo * x + bo + Who * h)     h' = o ⊙ tanh(c')
+///     i = σ(Wxi * x + bi + Whi * h)     f = σ(Wxf * x + bf + Whf * h)     o = σ(Wxo * x + bo + Who * h)
+///     c' = f ⊙ c + i ⊙ tanh(Wxc * x + bc + Whc * h)                       h' = o ⊙ tanh(c')
 ///
 /// Without peepholes and batch norm. Parameters bear the released names.
 template <Scalar T, class Device = Cpu>

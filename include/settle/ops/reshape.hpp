@@ -3,7 +3,8 @@
 
 namespace settle {
 
-/// The same values in the same order under another shape of equal size; nothing is copied. Throws Error when the sizes differ.
+/// The same values in the same order under another shape of equal size; nothing is copied. Throws Error when the sizes
+/// differ.
 template <class T, class D>
 Var<T, D> reshape(const Var<T, D>& x, const Shape& shape) {
   return record<T, D>("reshape", x.value().reshape(shape), {x},
