@@ -300,44 +300,131 @@ TEST_CASE("an output channel is not touched by the weights of others, however la
   }
 }
 
-TEST_CASE_TEMPLATE("the weights between two channels have a gradient that other channels do not touch", T, float,
-                   double) {
-  const double tolerance = sizeof(T) == 4 ? 1e-5 : 1e-12;
-  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-  constexpr double of_inputs[] = {1, nan, 1e6, 1, 0}, of_outputs[] = {1, 1, nan, 300, 1e-6, 1};
-  for (const Index kernel : {3, 9, 15}) {
-    CAPTURE(kernel);
-    const ConvGeometry g = same(2, 5, 40, 40, 6, kernel), one = same(2, 1, 40, 40, 1, kernel);
-    Operands all(g, Random(31));
-    const auto pixels = static_cast<std::size_t>(g.in_pixels()), taps = static_cast<std::size_t>(g.taps());
-    for (std::size_t k = 0; k < all.x.size(); ++k) all.x[k] *= of_inputs[k / pixels % 5];
-    for (std::size_t k = 0; k < all.gy.size(); ++k) all.gy[k] *= of_outputs[k / pixels % 6];
-    const auto channel_of = [&](const std::vector<double>& v, std::size_t channels, std::size_t channel) {
-      std::vector<double> out;
-      for (std::size_t image = 0; image < 2; ++image)
-        for (std::size_t k = 0; k < pixels; ++k) out.push_back(v[(image * channels + channel) * pixels + k]);
-      return out;
-    };
-    std::vector<std::vector<double>> expected;
-    for (std::size_t plane = 0; plane < 30; ++plane) {
-      Operands alone(one, Random(0));
-      alone.x = channel_of(all.x, 5, plane % 5), alone.gy = channel_of(all.gy, 6, plane / 5);
-      expected.push_back(compute<double>(one, alone, ConvAlgorithm::direct).gw);
-    }
-    for (const ConvAlgorithm algorithm : algorithms) {
-      CAPTURE(static_cast<int>(algorithm));
-      const auto gw = compute<T>(g, all, algorithm).gw;
-      for (std::size_t plane = 0; plane < 30; ++plane) {
-        CAPTURE(plane);
-        const auto begin = gw.begin() + static_cast<std::ptrdiff_t>(plane * taps);
-        const std::vector<T> got(begin, begin + g.taps());
-        if (std::isnan(of_inputs[plane % 5]) || std::isnan(of_outputs[plane / 5]))
-          CHECK(std::all_of(got.begin(), got.end(), [](T v) { return std::isnan(v); }));
-        else
-          CHECK(error(got, expected[plane]) <= tolerance);
-      }
+namespace {
+
+/// The weight gradients by every algorithm, and by transforms of every side.
+template <class T>
+std::vector<std::vector<T>> weight_grads(const ConvGeometry& g, const Operands& r) {
+  const auto x = converted<T>(r.x), gy = converted<T>(r.gy);
+  std::vector<std::vector<T>> out;
+  const auto next = [&] { return out.emplace_back(g.weight_size(), std::numeric_limits<T>::quiet_NaN()).data(); };
+  for (const ConvAlgorithm algorithm : algorithms) conv_weight_grad(g, x.data(), gy.data(), next(), algorithm);
+  for (const int side : cpu::detail::tile_sides)
+    cpu::detail::with_tile_side(side, [&](auto n) { cpu::detail::fft_weight_grad<n>(g, x.data(), gy.data(), next()); });
+  return out;
+}
+
+/// Checks the gradients of all weights against those of each pair of channels alone.
+template <class T>
+void check_channels_apart(const ConvGeometry& g, const Operands& all) {
+  const auto inputs = static_cast<std::size_t>(g.in_channels), outputs = static_cast<std::size_t>(g.out_channels);
+  const auto pixels = static_cast<std::size_t>(g.in_pixels()), taps = static_cast<std::size_t>(g.taps());
+  const ConvGeometry one = same(g.batch, 1, g.in_height, g.in_width, 1, g.kernel_height);
+  const auto channel_of = [&](const std::vector<double>& v, std::size_t channels, std::size_t channel) {
+    std::vector<double> out;
+    for (std::size_t plane = channel; plane < v.size() / pixels; plane += channels)
+      for (std::size_t k = 0; k < pixels; ++k) out.push_back(v[plane * pixels + k]);
+    return out;
+  };
+  const auto got = weight_grads<T>(g, all);
+  for (std::size_t plane = 0; plane < inputs * outputs; ++plane) {
+    CAPTURE(plane);
+    Operands alone(one, Random(0));
+    alone.x = channel_of(all.x, inputs, plane % inputs), alone.gy = channel_of(all.gy, outputs, plane / inputs);
+    const auto expected = compute<double>(one, alone, ConvAlgorithm::direct).gw;
+    for (std::size_t way = 0; way < got.size(); ++way) {
+      CAPTURE(way);
+      const auto begin = got[way].begin() + static_cast<std::ptrdiff_t>(plane * taps);
+      const std::vector<T> here(begin, begin + g.taps());
+      if (std::isnan(expected[0]))
+        CHECK(std::all_of(here.begin(), here.end(), [](T v) { return std::isnan(v); }));
+      else
+        CHECK(error(here, expected) <= (sizeof(T) == 4 ? 1e-5 : 1e-12));
     }
   }
+}
+
+}  // namespace
+
+TEST_CASE_TEMPLATE("the weights between two channels have a gradient that other channels do not touch", T, float,
+                   double) {
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  constexpr double of_inputs[] = {1e6, 1, 1e6, nan, 0}, of_outputs[] = {1, 1, nan, 300, 1e-6, 1};
+  for (const Index kernel : {3, 9, 15}) {
+    CAPTURE(kernel);
+    const ConvGeometry g = same(2, 5, 40, 40, 6, kernel);
+    Operands all(g, Random(31));
+    const auto pixels = static_cast<std::size_t>(g.in_pixels());
+    for (std::size_t k = 0; k < all.x.size(); ++k) all.x[k] *= of_inputs[k / pixels % 5];
+    for (std::size_t k = 0; k < all.gy.size(); ++k) all.gy[k] *= of_outputs[k / pixels % 6];
+    check_channels_apart<T>(g, all);
+  }
+  {
+    // What the first channel's tiles have in common lies beyond the kernel: its gradient is 0.
+    const ConvGeometry g = same(1, 2, 24, 24, 1, 5);
+    Operands all(g, Random(37));
+    for (std::size_t k = 0; k < 24 * 24; ++k) {
+      if (k % 24 >= 6) all.x[k] = 0;
+      if (k % 24 < 18) all.gy[k] = 0;
+      all.x[24 * 24 + k] *= sizeof(T) == 4 ? 1e-12 : 1e-15;
+    }
+    const auto alone = weight_grads<T>(same(1, 1, 24, 24, 1, 5), [&] {
+      Operands second = all;
+      second.x.erase(second.x.begin(), second.x.begin() + 24 * 24);
+      return second;
+    }());
+    const auto got = weight_grads<T>(g, all);
+    for (std::size_t way = 0; way < got.size(); ++way) {
+      CAPTURE(way);
+      CHECK(error(std::vector<T>(got[way].begin() + 25, got[way].end()),
+                  std::vector<double>(alone[way].begin(), alone[way].end())) <= (sizeof(T) == 4 ? 1e-6 : 1e-14));
+    }
+  }
+  // Two images, one tile or several each, and a channel in which only the second counts, of which one side is small.
+  for (const Index size : {20, 33, 70})
+    for (const bool small_x : {false, true})
+      for (const bool zero_x : {false, true}) {
+        CAPTURE(size);
+        CAPTURE(small_x);
+        CAPTURE(zero_x);
+        const ConvGeometry g = same(2, 2, size, size, 2, 5);
+        Operands all(g, Random(41));
+        const auto pixels = static_cast<std::size_t>(g.in_pixels());
+        for (std::size_t k = 0; k < pixels; ++k) {
+          (small_x ? all.x : all.gy)[3 * pixels + k] *= 1e-6;
+          (zero_x ? all.x : all.gy)[pixels + k] = 0;
+        }
+        check_channels_apart<T>(g, all);
+      }
+}
+
+TEST_CASE_TEMPLATE("a rounded spectrum is made a real tile's", T, float, double) {
+  Random random(43);
+  for (const int side : cpu::detail::tile_sides)
+    cpu::detail::with_tile_side(side, [&](auto n) {
+      using Transform = TileTransform<n, T>;
+      CAPTURE(side);
+      const Index stride = 3 * Transform::complex_size;
+      std::vector<T> spectrum(static_cast<std::size_t>(Transform::packets * stride));
+      for (T& v : spectrum) v = static_cast<T>(random.uniform(-1, 1));
+      const std::vector<T> before = spectrum;
+      Transform::make_real(spectrum.data(), stride);
+      // Where the number of frequency (ky, kx) is, its real part; the imaginary part is a packet behind.
+      const auto place = [&](int ky, int kx) {
+        for (int j = 0; j < Transform::groups; ++j)
+          for (int l = 0; l < Transform::lanes; ++l)
+            if (Transform::ky(j, l) == ky) return static_cast<std::size_t>((j * Transform::half + kx) * stride + l);
+        return std::size_t{0};
+      };
+      std::vector<T> expected = before;
+      for (const int kx : {0, n / 2})
+        for (int ky = 0; ky < n; ++ky) {
+          const std::size_t at = place(ky, kx), negative = place((n - ky) % n, kx), im = Transform::lanes;
+          expected[at] = (before[at] + before[negative]) / 2;
+          expected[at + im] = (before[at + im] - before[negative + im]) / 2;
+        }
+      CHECK(spectrum == expected);
+    });
 }
 
 TEST_CASE("weight gradients of output channels that fill packets and of others agree with the definition") {

@@ -203,10 +203,10 @@ struct TiledPlanes {
                        place.x - pad_w, part);
   }
 
-  /// The largest magnitude in all channels of a tile; NaN if there is one.
-  T largest(const TilePlace& place) const {
+  /// The largest magnitude in the channels [first, end) of a tile; NaN if there is one.
+  T largest(const TilePlace& place, Index first, Index end) const {
     Largest<T> found;
-    for (Index channel = 0; channel < channels; ++channel) {
+    for (Index channel = first; channel < end; ++channel) {
       const TileWindow<const T> tile = window(place, channel);
       for (int y = tile.top; y < tile.bottom; ++y) found.take(tile.left, tile.right, tile.at(y, 0));
     }
@@ -214,8 +214,9 @@ struct TiledPlanes {
   }
 };
 
-/// Whether two tiles with these largest magnitudes may share a transform. What it rounds, or finds not to be finite,
-/// reaches both: neither may be more than `ratio` times the other, or so large that the sum of a tile overflows.
+/// Whether two tiles, or their spectra, with these largest magnitudes may share a transform. What it rounds, or finds
+/// not to be finite, reaches both: neither may be more than `ratio` times the other, or so large that the sum of a tile
+/// overflows.
 template <class T>
 bool alike(T a, T b, T ratio = 16) {
   constexpr T most = std::numeric_limits<T>::max() / (64 * 64);
@@ -223,16 +224,20 @@ bool alike(T a, T b, T ratio = 16) {
 }
 
 /// Finds the pairs of the tiles [first, first + count), `first` being even, that must not share a transform: those of
-/// two images that are not alike. Sets split[pair], in a part's own memory, to 1 for them and leaves the others.
-/// Returns whether it found any.
+/// two images that are not alike, as a whole or, when channels stay apart, in each of them. Sets split[pair], in a
+/// part's own memory, to 1 for them and leaves the others. Returns whether it found any.
 template <class T>
-bool find_unlike(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, T* split) {
-  const Index pairs = count / 2;
+bool find_unlike(const TilePlan& plan, const TiledPlanes<T>& planes, bool channels_apart, Index first, Index count,
+                 T* split) {
+  const Index pairs = count / 2, together = channels_apart ? 1 : planes.channels;
   if (plan.rows * plan.columns % 2 == 0) return false;  // no pair has two images
   ThreadPool::instance().parallel_for(pairs, 1, [&](Index begin, Index end) {
     for (Index pair = begin; pair < end; ++pair) {
       const TilePlace a(plan, first + 2 * pair), b(plan, first + 2 * pair + 1);
-      if (a.image != b.image && !alike(planes.largest(a), planes.largest(b))) split[pair] = T(1);
+      if (a.image == b.image) continue;
+      for (Index channel = 0; channel < planes.channels && split[pair] == T(0); channel += together)
+        if (!alike(planes.largest(a, channel, channel + together), planes.largest(b, channel, channel + together)))
+          split[pair] = T(1);
     }
   });
   return std::any_of(split, split + pairs, [](T flag) { return flag != T(0); });
@@ -262,14 +267,6 @@ void transform_tiles(const TilePlan& plan, const TiledPlanes<T>& planes, Index f
   });
 }
 
-/// The largest magnitude of the weights between two channels; NaN if there is one.
-template <class T>
-T largest_tap(const ConvGeometry& g, const T* w) {
-  Largest<T> found;
-  found.take(0, g.taps(), w);
-  return found.value();
-}
-
 /// The elements of the weights' spectra.
 template <int n, class T>
 Index spectra_size(const ConvGeometry& g) {
@@ -288,10 +285,14 @@ void weight_spectra(const ConvGeometry& g, const T* w, T* spectra) {
     const auto window = [&](Index plane) {
       return tile_window(w + plane * g.taps(), g.kernel_height, g.kernel_width, 0, 0, {0, n, 0, n});
     };
+    const auto largest = [&](Index plane) {
+      Largest<T> found;
+      found.take(0, g.taps(), w + plane * g.taps());
+      return found.value();
+    };
     for (Index pair = begin; pair < end; ++pair) {
       const Index first = 2 * pair, last = std::min(first + 2, planes);
-      const T* const taps = w + first * g.taps();
-      const bool joined = last - first == 2 && alike(largest_tap(g, taps), largest_tap(g, taps + g.taps()));
+      const bool joined = last - first == 2 && alike(largest(first), largest(first + 1));
       for (Index plane = first; plane < last; plane += joined ? 2 : 1) {
         Transform::forward(window(plane), joined ? window(plane + 1) : TileWindow<const T>{}, both,
                            2 * Transform::complex_size, true);
@@ -339,7 +340,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
     T* const split = product + products;
     std::fill_n(split, splits, T(0));
     const Index count = std::min(round, plan.count - first), pairs = divide_up(count, 2);
-    const bool all_joined = !find_unlike(plan, planes, first, count, split);
+    const bool all_joined = !find_unlike(plan, planes, false, first, count, split);
     transform_tiles<n>(plan, planes, first, count, split, T(1), spectra, stride);
     pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p) {
@@ -409,8 +410,8 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   for (Index first = 0; first < plan.count; first += round) {
     const Index count = std::min(round, plan.count - first);
     std::fill_n(split, splits, T(0));
-    find_unlike(plan, of_x, first, count, split);
-    find_unlike(plan, of_gy, first, count, split);
+    // What a tile leaves in the other of its pair changes a sum only where x and gy are both unlike: x alone tells.
+    find_unlike(plan, of_x, true, first, count, split);
     transform_tiles<n>(plan, of_x, first, count, split, T(1), x_spectra, stride);
     // Both columns of a pair give the sum over its two tiles: a single tile, with one, counts double.
     transform_tiles<n>(plan, of_gy, first, count, split, T(2), gy_spectra, stride);
@@ -428,9 +429,15 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index taps = g.taps();
   auto results = workspace<double>(threads * 2 * taps);
   double* const results_data = results.mutable_data();
+  const auto largest = [&](Index plane) {  // of its spectrum: of the whole tile, not of the taps alone
+    Largest<T> found;
+    for (Index p = 0; p < Transform::packets; ++p)
+      found.take(0, complex_size, sums + p * sum_stride + plane * complex_size);
+    return found.value();
+  };
   const auto invert = [&](Index plane, bool joined, double* out) {  // of a plane, or of two that share a transform
     const T* const from = sums + plane * complex_size;
-    const auto read = [&](int p, int column) {  // A + iB, then A - iB
+    const auto read = [&](int p, int column) {  // A; or A + iB, then A - iB
       const T* const at = from + p % Transform::packets * sum_stride;
       const int part = p / Transform::packets;
       fetch(at + (2 + column) * complex_size, complex_size);  // for the next pair
@@ -444,15 +451,14 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
     };
     TileTransform<n, double>::inverse(read, window(out), joined ? window(out + taps) : TileWindow<double>{});
   };
+  constexpr T ratio = std::is_same_v<T, double> ? T(16) : T(1e6);  // the transform leaves 1e-16 of the one in the other
   pool.parallel_for(divide_up(planes, 2), 4, [&](Index begin, Index end) {
     double* const out = results_data + 2 * taps * pool.thread();
     for (Index plane = 2 * begin; plane < std::min(2 * end, planes); plane += 2) {
       const Index count = std::min<Index>(2, planes - plane);
       for (Index k = 0; k < count; ++k) Transform::make_real(sums + (plane + k) * complex_size, sum_stride);
-      invert(plane, count == 2, out);
-      constexpr double ratio = std::is_same_v<T, double> ? 16 : 1e6;
-      if (count == 2 && !alike(largest_tap(g, out), largest_tap(g, out + taps), ratio))
-        for (Index k = 0; k < 2; ++k) invert(plane + k, false, out + k * taps);
+      const bool joined = count == 2 && alike(largest(plane), largest(plane + 1), ratio);
+      for (Index k = 0; k < count; k += joined ? 2 : 1) invert(plane + k, joined, out + k * taps);
       for (Index k = 0; k < count * taps; ++k) gw[plane * taps + k] = static_cast<T>(out[k] * (0.5 / (n * n)));
     }
   });

@@ -231,9 +231,9 @@ class TileTransform {
     }
   }
 
-  /// Makes a spectrum that rounding has touched a real tile's again: where the frequencies' negatives stand in the same
-  /// column, values become the mean with their conjugates. In the spectrum of a + ib what is left of the difference
-  /// would count for b.
+  /// Makes a rounded spectrum exactly a real tile's: in the columns kx = 0 and n/2, where a frequency and its negative
+  /// both stand, each value becomes the mean of itself and the conjugate at its negative. In the spectrum of a + ib the
+  /// difference would count for b.
   static void make_real(T* spectrum, Index packet_stride) {
     for (int kx = 0; kx < half; kx += n / 2)
       for (int j = 0; j <= groups / 2; ++j) {
