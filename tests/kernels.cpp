@@ -316,14 +316,19 @@ void check_vectors() {
 
   for (const bool with_nan : {false, true}) {
     Values<T> values = x, largest(8);
-    T wanted = 0;
-    for (const T v : values) wanted = std::max(wanted, std::abs(v));
     if (with_nan) values[33] = std::numeric_limits<T>::quiet_NaN();
-    launch_grid(kernels::largest_magnitudes<T>(), {8, 1, 16, 1}, count, std::uint64_t{20}, values.data(),
+    launch_grid(kernels::largest_magnitudes<T>(), {8, 1, 16, 1}, n, pieces, std::uint64_t{20}, values.data(),
                 largest.data());
-    const bool found_nan = std::any_of(largest.begin(), largest.end(), [](T v) { return std::isnan(v); });
-    CHECK(found_nan == with_nan);
-    if (!with_nan) CHECK(*std::max_element(largest.begin(), largest.end()) == wanted);
+    for (std::size_t s = 0; s < 2; ++s)
+      for (std::size_t p = 0; p < pieces; ++p) {
+        T wanted = 0;
+        for (std::size_t k = s * n + p * 20; k < s * n + std::min<std::size_t>(p * 20 + 20, n); ++k)
+          wanted = std::max(wanted, std::abs(x[k]));
+        if (with_nan && s == 0 && p == 1)
+          CHECK(std::isnan(largest[p]));
+        else
+          CHECK(largest[s * pieces + p] == wanted);
+      }
   }
 
   // Where a number is 0, its vector is not-a-number.

@@ -183,6 +183,9 @@ TEST_CASE("clipping scales all gradients to the global norm") {
   const auto small = gradients;
   clip_global_norm(gradients, 10.0);
   CHECK(gradients[1].value().data()[1] == small[1].value().data()[1]);
+  std::vector<Var<float>> large{Tensor<float>(Shape{2}, {1e20f, 0.0f})};  // its square is no float
+  CHECK(clip_global_norm(large, 1.0) == doctest::Approx(1e20));
+  CHECK(large[0].value().data()[0] == doctest::Approx(1));
 }
 
 TEST_CASE("learning rates follow PyTorch's schedules") {

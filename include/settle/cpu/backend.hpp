@@ -117,10 +117,10 @@ struct Backend<Cpu> {
                                    std::vector<double>& sizes) {
     cpu::add_square_distances(size, x, y, distances, sizes);
   }
-  /// The largest |x_k|; NaN if there is one.
+  /// Raises each system's number to its largest |x_k|, or makes it NaN if there is one.
   template <class T>
-  static double largest_magnitude(Index size, const T* x) {
-    return cpu::largest_magnitude(size, x);
+  static void raise_to_largest(Index size, const T* x, std::vector<double>& out) {
+    cpu::raise_to_largest(size, x, out);
   }
   /// y <- c y + d x with numbers for each system; where a number is 0 its vector is not read.
   template <class T>

@@ -154,17 +154,20 @@ void add_square_distances(Index size, const T* x, const T* y, std::vector<double
   of_sizes.add_to(sizes);
 }
 
-/// The largest |x_k|; NaN if there is one.
+/// Raises each system's number to its largest |x_k|, or makes it NaN if there is one.
 template <class T>
-double largest_magnitude(Index size, const T* x) {
-  std::vector<T> largest(static_cast<std::size_t>(detail::pieces_of_system(size, 1)));
-  detail::each_piece(size, 1, [&](Index, Index piece, Index begin, Index end) {
+void raise_to_largest(Index size, const T* x, std::vector<double>& out) {
+  const auto systems = std::ssize(out), pieces = detail::pieces_of_system(size, systems);
+  std::vector<T> largest(static_cast<std::size_t>(systems * pieces));
+  detail::each_piece(size, systems, [&](Index, Index piece, Index begin, Index end) {
     detail::Largest<T> found;
     found.take(begin, end, x);
     largest[static_cast<std::size_t>(piece)] = found.value();
   });
-  return static_cast<double>(
-      std::accumulate(largest.begin(), largest.end(), T{0}, [](T a, T b) { return larger(a, b); }));
+  for (std::size_t k = 0; k < largest.size(); ++k) {
+    double& of_system = out[k / static_cast<std::size_t>(pieces)];
+    of_system = larger(of_system, static_cast<double>(largest[k]));
+  }
 }
 
 /// y <- c y + d x with numbers for each system. Where a number is 0 its vector is not read: NaN there does not spread.

@@ -190,17 +190,19 @@ struct Backend<Cuda> {
   }
 
   template <class T>
-  static double largest_magnitude(Index size, const T* x) {
-    if (size == 0) return 0;
+  static void raise_to_largest(Index size, const T* x, std::vector<double>& out) {
+    if (size == 0) return;
     const MemoryTag tag("workspace");
-    const Index piece = piece_of(size);
-    const unsigned blocks = kernels::groups_of(piece, size);
-    Tensor<T, Cuda> found(Shape{blocks}), largest(Shape{1});
+    const Index systems = std::ssize(out), length = size / systems, piece = piece_of(length);
+    const Index pieces = divide_up(length, piece);
+    Tensor<T, Cuda> found(Shape{systems, pieces}), largest(Shape{systems, 1});
     static const kernels::Kernel kernel = kernels::largest_magnitudes<T>();
-    cuda::launch(kernel, {blocks, 1, threads_for(std::min(size, piece)), 1}, static_cast<std::uint64_t>(size),
+    cuda::launch(kernel, {kernels::groups_of(1, systems * pieces), 1, threads_for(std::min(length, piece)), 1},
+                 static_cast<std::uint64_t>(length), static_cast<std::uint64_t>(pieces),
                  static_cast<std::uint64_t>(piece), x, found.mutable_data());
     max_over(found.shape(), found.data(), largest.shape(), largest.mutable_data());
-    return static_cast<double>(largest.item());
+    const Tensor<T> here = to<Cpu>(largest);
+    for (std::size_t s = 0; s < out.size(); ++s) out[s] = cpu::larger(out[s], static_cast<double>(here.data()[s]));
   }
 
   template <class T>

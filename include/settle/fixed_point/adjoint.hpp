@@ -9,7 +9,7 @@
 // The adjoint system A g = b with A = I - Jᵀ, solved by products with Jᵀ on plain values: the series.
 namespace settle::fixed_point::detail {
 
-/// What the solvers work on. The largest magnitude in b is in [1, 2), or b is zero.
+/// What the solvers work on. The largest magnitude in each system's b is in [1, 2), or its b is zero.
 template <class T, class D = Cpu>
 struct AdjointProblem {
   ValueMap<T, D> product;                        ///< v -> Jᵀ v
@@ -81,31 +81,45 @@ class AdjointProgress {
 };
 
 /// The growth rate of |Jᵀ^k v| in k, the spectral radius for complex pairs too: the geometric mean of the ratios of
-/// successive norms over the last half of them.
+/// successive norms over the last half of those that a system has.
 class GrowthRate {
  public:
-  void add(const Numbers& norms) { norms_.push_back(norms); }
+  /// Takes in the norms of the systems of the mask.
+  void add(const Numbers& norms, const Numbers& mask) {
+    count_.resize(norms.size());
+    for (std::size_t s = 0; s < norms.size(); ++s)
+      if (mask[s] != 0) count_[s] = norms_.size() + 1;
+    norms_.push_back(norms);
+  }
   int ratios() const { return static_cast<int>(norms_.size()) - 1; }
   Numbers estimate() const {
     if (ratios() < 1) return {};
-    const std::size_t last = norms_.size() - 1, first = last / 2;
-    Numbers out(norms_[last].size());
-    for (std::size_t s = 0; s < out.size(); ++s)
-      out[s] = norms_[first][s] > 0
-                   ? std::pow(norms_[last][s] / norms_[first][s], 1.0 / static_cast<double>(last - first))
-                   : 0;
+    Numbers out(count_.size());
+    for (std::size_t s = 0; s < out.size(); ++s) {
+      if (count_[s] < 2) continue;
+      const std::size_t last = count_[s] - 1, first = last / 2;
+      if (norms_[first][s] > 0)
+        out[s] = std::pow(norms_[last][s] / norms_[first][s], 1.0 / static_cast<double>(last - first));
+    }
     return out;
   }
   const Numbers& at(std::size_t k) const { return norms_[k]; }
 
  private:
   std::vector<Numbers> norms_;
+  std::vector<std::size_t> count_;
 };
 
-/// The next term of the series: r <- Jᵀ r, added to g for the systems of the mask. Returns |r| of each system.
+/// The next term of the series, r <- Jᵀ r, added to g for the systems of the mask; those that are done keep their last.
+/// Returns |r| of each system.
 template <class T, class D>
 Numbers add_term(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state, const Numbers& mask) {
-  state.r = problem.product(state.r);
+  Values<T, D> term = problem.product(state.r);
+  const bool all = std::find(mask.begin(), mask.end(), 0.0) == mask.end();
+  if (all)
+    state.r = std::move(term);
+  else
+    mix(state.r, others(mask), term, mask);
   return add_measured(state.g, state.r, mask);
 }
 
@@ -153,11 +167,11 @@ void run_series(const Neumann& solver, const AdjointProblem<T, D>& problem, Line
                 AdjointProgress& progress, double divergence, const GiveUp& give_up) {
   GrowthRate growth;
   const Numbers start = add_measured(state.g, state.r, progress.mask());
-  growth.add(start);
+  growth.add(start, progress.mask());
   AdjointReport& report = progress.report();
   const auto take_in = [&](const Numbers& terms) {
     ++report.terms;
-    growth.add(terms);
+    growth.add(terms, progress.mask());
     progress.observe(terms, solver.rtol, 1);
     for (std::size_t s = 0; s < terms.size(); ++s)
       if (progress.active(s) && terms[s] > divergence * start[s]) progress.set(s, Verdict::diverged);
@@ -197,11 +211,11 @@ template <class T, class D>
 void solve_adjoint(const Terms& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   GrowthRate growth;
-  growth.add(add_measured(state.g, state.r, progress.mask()));
+  growth.add(add_measured(state.g, state.r, progress.mask()), progress.mask());
   int k = 0;
   const auto take_in = [&](const Numbers& term) {
     ++k;
-    growth.add(term);
+    growth.add(term, progress.mask());
     progress.observe(term, 0, 1);
     return progress.all_active();
   };
@@ -251,13 +265,13 @@ void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T, D>& pr
   const double start = norm(problem.b);
   double previous = start;
   GrowthRate growth;
-  growth.add(norms(problem.b, problem.systems));
+  growth.add(norms(problem.b, problem.systems), progress.mask());
   bool rejected_any = false;
   SeriesEnd reason{};
   // The norms of the sum with the term, of the term, and of the term for each system; whether it is accepted.
   const auto take_in = [&](double total, double size, const Numbers& term) {
     ++report.products;
-    growth.add(term);
+    growth.add(term, progress.mask());
     report.trace.push_back(start > 0 ? size / start : 0);
     reason = total > 1         ? SeriesEnd::norm_above_one
              : size > previous ? SeriesEnd::growth
@@ -292,7 +306,10 @@ void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T, D>& pr
   }
   state.g = rejected_any ? returned : g;
   report.spectral_radius = growth.estimate();
-  progress.finish(std::isfinite(previous) ? Verdict::steps_done : Verdict::nonfinite);
+  const Numbers largest = largest_magnitudes(state.g, problem.systems);
+  for (std::size_t s = 0; s < largest.size(); ++s)
+    if (!std::isfinite(largest[s])) progress.set(s, Verdict::nonfinite);
+  progress.finish(Verdict::steps_done);
 }
 
 template <class T, class D>
@@ -308,12 +325,14 @@ void solve_adjoint(const AdjointAnderson& solver, const AdjointProblem<T, D>& pr
                            problem.systems};
   add_scaled(state.g, state.r, filled(n, 1));
   ForwardReport forward;
-  Progress iteration(forward, problem.systems, static_cast<double>(std::numeric_limits<T>::epsilon()));
+  Progress iteration(forward, problem.systems, static_cast<double>(std::numeric_limits<T>::epsilon()),
+                     progress.sizes());
+  forward.samples = progress.report().samples;  // some are done before it begins
   const Residual rule{.rtol = solver.rtol, .max_steps = solver.max_products, .compact = false};
   state.g = *iterate<T, D>(map, solver.solver, rule, state.g, {}, iteration, {}, &progress.report().spectral_radius);
   AdjointReport& report = progress.report();
   report.products += forward.steps;
-  for (double residual : forward.residuals) report.trace.push_back(residual / largest(progress.sizes()));
+  report.trace.insert(report.trace.end(), forward.residuals.begin(), forward.residuals.end());
   for (std::size_t s = 0; s < n; ++s)
     if (progress.active(s)) progress.set(s, forward.samples[s]);
 }

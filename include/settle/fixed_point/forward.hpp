@@ -25,9 +25,11 @@ inline bool none_ended(const std::vector<Verdict>& samples) {
 /// The samples' verdicts and residuals as the iteration goes on. What is observed is about some samples, `rows`.
 class Progress {
  public:
-  /// `epsilon` is the scalar type's.
-  Progress(ForwardReport& report, Index systems, double epsilon) : report_(report), epsilon_(epsilon) {
+  /// `epsilon` is the scalar type's. The report's residuals are in units, of one or of a size for each system.
+  Progress(ForwardReport& report, Index systems, double epsilon, Numbers units = {})
+      : report_(report), epsilon_(epsilon), units_(std::move(units)) {
     const auto n = static_cast<std::size_t>(systems);
+    if (units_.empty()) units_ = filled(n, 1);
     report_.samples.assign(n, Verdict::not_run);
     report_.relative.assign(n, 0.0);
     best_.assign(n, std::numeric_limits<double>::infinity());
@@ -46,7 +48,7 @@ class Progress {
     for (std::size_t k = 0; k < rows.size(); ++k) {
       const auto s = static_cast<std::size_t>(rows[k]);
       if (!active(s)) continue;
-      going.push_back(residuals[k]);
+      going.push_back(residuals[k] / units_[s]);
       report_.relative[s] = relative(residuals[k], norms[k]);
       if (report_.steps == 1) first_[s] = residuals[k], first_norm_[s] = norms[k];
       largest_[s] = std::max(largest_[s], residuals[k]);
@@ -110,7 +112,7 @@ class Progress {
  private:
   ForwardReport& report_;
   double epsilon_;
-  Numbers best_, first_, first_norm_, largest_;
+  Numbers units_, best_, first_, first_norm_, largest_;
   std::vector<int> best_step_;
 };
 
@@ -140,27 +142,39 @@ struct Iterated {
   Index systems = 1;
 };
 
+inline constexpr const char* coupled_samples =
+    "the step's result for a sample depends on the others in its batch: declare `static constexpr bool couples_samples "
+    "= true` in the step, or, if an argument is no batch though its axis 0 is as long as one, wrap it in shared(...)";
+
+/// What f() gives for some samples of a batch alone.
+template <class F>
+auto of_samples_alone(const F& f) {
+  try {
+    return f();
+  } catch (const Error& error) {
+    fail("fixed_point", coupled_samples, " (", error.what(), ")");
+  }
+}
+
+/// Throws Error unless what a step gave for some samples alone is what it gave for them among the others.
+template <class T, class D>
+void require_alike(const Values<T, D>& among, const Values<T, D>& alone, Index systems) {
+  const auto [differences, sizes] = moved(among, alone, systems);
+  for (std::size_t s = 0; s < sizes.size(); ++s)
+    require(differences[s] <= 8 * std::sqrt(static_cast<double>(std::numeric_limits<T>::epsilon())) * sizes[s],
+            "fixed_point", coupled_samples);
+}
+
 /// The map on the samples at `positions` of what it was on, checked against the values that it had there.
 template <class T, class D>
 ValueMap<T, D> checked_restriction(const Iterated<T, D>& map, const Rows& rows, const Values<T, D>& z,
                                    const Values<T, D>& fz) {
-  constexpr const char* cure =
-      "the step's result for a sample depends on the others in its batch: declare `static constexpr bool "
-      "couples_samples = "
-      "true` in the step, or, if an argument is no batch though its axis 0 is as long as one, wrap it in shared(...)";
   ValueMap<T, D> f;
-  Values<T, D> again;
-  try {
+  const Values<T, D> again = of_samples_alone([&] {
     f = map.restrict_to(rows);
-    again = f(z);
-  } catch (const Error& error) {
-    fail("fixed_point", cure, " (", error.what(), ")");
-  }
-  const auto systems = static_cast<Index>(rows.size());
-  const auto [differences, sizes] = moved(fz, again, systems);
-  for (std::size_t s = 0; s < sizes.size(); ++s)
-    require(differences[s] <= 8 * std::sqrt(static_cast<double>(std::numeric_limits<T>::epsilon())) * sizes[s],
-            "fixed_point", cure);
+    return f(z);
+  });
+  require_alike(fz, again, std::ssize(rows));
   return f;
 }
 
@@ -225,7 +239,8 @@ std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& fo
           const Rows going = progress.active_positions(rows);
           if (going.empty()) break;
           if (progress.steps() == 1 && going_on) going_on();
-          if (rule.compact && map.restrict_to && 2 * going.size() < rows.size()) {
+          // Not at the start, which is often 0: what a step multiplies by it would not show in the check.
+          if (rule.compact && map.restrict_to && progress.steps() > 1 && 2 * going.size() < rows.size()) {
             const bool first_time = all_z.empty();
             if (first_time)
               all_z = z, all_fz = fz;

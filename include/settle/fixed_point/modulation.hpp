@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "settle/core/error.hpp"
@@ -55,6 +56,8 @@ class DualWeight {
   void update(const Report& report) {
     std::vector<double> radii = report.adjoint.spectral_radius;
     if (radii.empty()) return;
+    for (double& radius : radii)  // not-a-number has no place in an order
+      if (!std::isfinite(radius)) radius = std::numeric_limits<double>::infinity();
     const auto at = static_cast<std::ptrdiff_t>(settings_.quantile * static_cast<double>(radii.size() - 1) + 0.5);
     std::nth_element(radii.begin(), radii.begin() + at, radii.end());
     update(radii[static_cast<std::size_t>(at)]);

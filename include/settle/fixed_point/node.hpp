@@ -81,6 +81,7 @@ struct NodeSource {
   int steps = 0;       ///< how many applications of the step lead from z0 to the result
   std::shared_ptr<Report> report;
   std::shared_ptr<AdjointMemory<T, D>> memory;  ///< null without a warm start
+  std::vector<bool> per_sample;                 ///< which arguments have the batch for their axis 0
 };
 
 template <class T, class D = Cpu>
@@ -130,10 +131,17 @@ class Node {
       if (std::holds_alternative<Checkpointed>(source_.options.adjoint)) {
         start_report().verdict = Verdict::steps_done;
         pull_unrolled(b, needed, gradients);
-      } else if (const auto g = solve_adjoint_system(b); !g.empty()) {
-        cotangents = constants<T, D>(g);
       } else {
-        pull_unrolled(b, needed, gradients);
+        const Values<T, D> g = solve_adjoint_system(b);
+        const Rows solved = solved_samples();
+        if (std::ssize(solved) == source_.systems) {
+          cotangents = constants<T, D>(g);
+        } else {
+          // By themselves: 0 times what is not finite would reach what the samples share.
+          if (!solved.empty())
+            pull_step(gather_rows(values_of<T, D>(z_), solved), gather_rows(g, solved), 0, needed, gradients, &solved);
+          if (source_.options.on_fail == OnFail::unroll) pull_unrolled(of_unsolved(b), needed, gradients);
+        }
       }
     }
     if (penalty_.root.defined() && penalty_.root.tape() && given.back().defined()) {
@@ -235,7 +243,24 @@ class Node {
     return [pullback](const Values<T, D>& v) { return values_of<T, D>((*pullback)(constants<T, D>(v))); };
   }
 
-  /// g = b + Jᵀ g, and b where the adjoint does not couple a part. Empty when it failed and is to be unrolled.
+  /// The samples whose gradient comes from the adjoint system's solution: those that failed may be left out, or unrolled.
+  Rows solved_samples() const {
+    const bool all = source_.options.on_fail != OnFail::drop_sample && source_.options.on_fail != OnFail::unroll;
+    Rows out;
+    for (Index s = 0; s < source_.systems; ++s)
+      if (all || !failed(source_.report->adjoint.samples[static_cast<std::size_t>(s)])) out.push_back(s);
+    return out;
+  }
+
+  /// Cotangents of the state, 0 for the samples that are solved.
+  Values<T, D> of_unsolved(Values<T, D> b) const {
+    Numbers keep = filled(static_cast<std::size_t>(source_.systems), 1);
+    for (const Index s : solved_samples()) keep[static_cast<std::size_t>(s)] = 0;
+    scale(b, keep);
+    return b;
+  }
+
+  /// g = b + Jᵀ g, and b where the adjoint does not couple a part; 0 for samples that failed and get no gradient from it.
   Values<T, D> solve_adjoint_system(const Values<T, D>& b) {
     const Options& options = source_.options;
     const std::size_t coupled = options.adjoint_state == AdjointState::first_part ? 1 : b.size();
@@ -250,12 +275,16 @@ class Node {
                                  first(b),
                                  {}};
     const bool absolute = std::holds_alternative<ReleasedNeumann>(options.adjoint);
-    const double unit = absolute ? 1.0 : power_of_two_to_unit(problem.b);
-    scale(problem.b, filled(1, unit));
+    const auto systems = static_cast<std::size_t>(source_.systems);
+    const Numbers units = absolute ? filled(systems, 1) : powers_of_two_to_unit(problem.b, source_.systems);
+    scale(problem.b, units);
     problem.sizes = norms(problem.b, source_.systems);
 
     AdjointReport& report = start_report();
     AdjointProgress progress(report, problem.sizes);
+    const Numbers uncoupled = largest_magnitudes(Values<T, D>(b.begin() + std::ssize(problem.b), b.end()), source_.systems);
+    for (std::size_t s = 0; s < systems; ++s)
+      if (!std::isfinite(uncoupled[s])) progress.set(s, Verdict::nonfinite);
     LinearSolution<T, D> state{zeros_like(problem.b), problem.b};
     if (source_.memory && !absolute && same_shapes(source_.memory->g, problem.b)) warm_start(problem, state, report);
     std::visit(
@@ -275,13 +304,12 @@ class Node {
              : report.trace.empty() ? 1.0
                                     : report.trace.back(),
              " after ", report.products, " products");
-      if (options.on_fail == OnFail::unroll) return {};
       replace_failed(problem, state, report);
     }
     if (source_.memory && !failed(report.verdict)) *source_.memory = {state.g, state.r};
 
     Values<T, D>& g = state.g;
-    scale(g, filled(1, 1 / unit));
+    scale(g, inverses(units));
     Values<T, D> out = b;
     report.loss_error_estimate = loss_error(g, first(b), first(z_next_), first(z_));
     std::move(g.begin(), g.end(), out.begin());
@@ -338,14 +366,16 @@ class Node {
     }
   }
 
-  /// After a failure that does not throw: no gradient for a dropped sample, the one-step gradient for a diverged one.
+  /// After a failure that does not throw: 0 for a sample that is dropped or unrolled, the one-step gradient for a
+  /// diverged one.
   void replace_failed(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state, const AdjointReport& report) {
     const std::size_t n = report.samples.size();
+    const OnFail on_fail = source_.options.on_fail;
     Numbers keep(n, 1.0), take(n, 0.0);
     for (std::size_t s = 0; s < n; ++s) {
-      if (source_.options.on_fail == OnFail::drop_sample && failed(report.samples[s])) {
+      if (failed(report.samples[s]) && (on_fail == OnFail::drop_sample || on_fail == OnFail::unroll)) {
         keep[s] = 0;
-        ++source_.report->dropped;
+        if (on_fail == OnFail::drop_sample) ++source_.report->dropped;
       } else if (report.samples[s] == Verdict::diverged || report.samples[s] == Verdict::nonfinite) {
         keep[s] = 0;
         take[s] = 1;
@@ -354,11 +384,15 @@ class Node {
     mix(state.g, keep, problem.b, take);
   }
 
-  /// loss(z*) - loss(f(z)) to first order: the adjoint times the residual at f(z), which is J (f(z) - z).
+  /// loss(z*) - loss(f(z)) to first order, of the samples that are solved: the adjoint times the residual at f(z), which
+  /// is J (f(z) - z).
   double loss_error(const Values<T, D>& g, const Values<T, D>& b, const Vars<T, D>& z_next, const Vars<T, D>& z) const {
     Values<T, D> residual = values_of<T, D>(z_next);
     add_scaled(residual, values_of<T, D>(z), Numbers{-1.0});
-    return dots(g, residual, 1).front() - dots(b, residual, 1).front();
+    const Numbers of_g = dots(g, residual, source_.systems), of_b = dots(b, residual, source_.systems);
+    double out = 0;
+    for (const Index s : solved_samples()) out += of_g[static_cast<std::size_t>(s)] - of_b[static_cast<std::size_t>(s)];
+    return out;
   }
 
   /// Adds the gradient of the plain iteration from z0, step by step backwards. About sqrt(steps) states are kept, and
@@ -397,19 +431,34 @@ class Node {
     source_.report->adjoint.unrolled = std::holds_alternative<Checkpointed>(source_.options.adjoint) == false;
   }
 
+  /// Adds the gradient of one step from z for the needed arguments, and returns that for z. When `rows` are given, z and
+  /// the cotangent are of those samples alone.
   Values<T, D> pull_step(const Values<T, D>& z, const Values<T, D>& cotangent, double damping,
-                         const std::vector<std::size_t>& needed, Cotangents<T, D>& gradients) {
+                         const std::vector<std::size_t>& needed, Cotangents<T, D>& gradients,
+                         const Rows* rows = nullptr) {
+    const auto gathers = [&](std::size_t k) { return rows && source_.per_sample[k]; };
     Tape<T, D> tape;
-    Vars<T, D> arguments = arguments_, state, inputs;
-    for (std::size_t k = 0; k < arguments.size(); ++k) arguments[k] = stop_gradient(arguments[k]);
+    Vars<T, D> arguments, state, inputs;
+    for (std::size_t k = 0; k < arguments_.size(); ++k)
+      arguments.push_back(gathers(k) ? gather_rows(arguments_[k].value(), *rows) : arguments_[k].value());
     for (std::size_t k : needed) inputs.push_back(arguments[k] = tape.leaf(arguments[k].value()));
     for (const auto& part : z) state.push_back(tape.leaf(part));
     inputs.insert(inputs.end(), state.begin(), state.end());
     Values<T, D> weighted = cotangent;
     if (damping > 0) scale(weighted, filled(1, 1 - damping));
-    const Vars<T, D> results =
-        Pullback<T, D>(source_.step(arguments)(state), inputs)(constants<T, D>(weighted), false, true);
-    for (std::size_t k = 0; k < needed.size(); ++k) gradients.add(needed[k], results[k]);
+    const auto step = [&] { return source_.step(arguments)(state); };
+    const Vars<T, D> next = rows ? of_samples_alone(step) : step();
+    if (rows) require_alike(gather_rows(values_of<T, D>(z_next_), *rows), values_of<T, D>(next), std::ssize(*rows));
+    const Vars<T, D> results = Pullback<T, D>(next, inputs)(constants<T, D>(weighted), false, true);
+    for (std::size_t k = 0; k < needed.size(); ++k) {
+      if (!gathers(needed[k])) {
+        gradients.add(needed[k], results[k]);
+        continue;
+      }
+      Tensor<T, D> full(arguments_[needed[k]].shape(), T{0});
+      scatter_rows(results[k].value(), *rows, full);
+      gradients.add(needed[k], full);
+    }
     Values<T, D> out;
     for (std::size_t p = 0; p < z.size(); ++p) out.push_back(results[needed.size() + p].value());
     if (damping > 0) add_scaled(out, cotangent, filled(1, damping));
@@ -423,11 +472,13 @@ class Node {
     here.memory = nullptr;
     Node at_result(here, values_of<T, D>(outer_z_), outer_arguments_);
     const Values<T, D> g = at_result.solve_adjoint_system(values_of<T, D>(b));
-    require(!g.empty(), "fixed_point", "the adjoint solve failed, and an unrolled gradient cannot be recorded");
+    require(here.options.on_fail != OnFail::unroll || !failed(here.report->adjoint.verdict), "fixed_point",
+            "the adjoint solve failed, and an unrolled gradient cannot be recorded");
 
     const std::size_t parts = z_.size();
     NodeSource<T, D> transposed = here;
     transposed.report = std::make_shared<Report>();
+    transposed.per_sample.insert(transposed.per_sample.begin(), 2 * parts, true);  // b and z
     // Given b, z and the step's arguments: g -> b + J(z)ᵀ g.
     transposed.step = [step = source_.step, parts](const Vars<T, D>& given) -> VariableMap<T, D> {
       const auto at = [&](std::size_t k) { return given.begin() + static_cast<std::ptrdiff_t>(k); };

@@ -137,17 +137,21 @@ void normalise(Values<T, D>& v, Index systems) {
   scale(v, lengths);
 }
 
-/// `direction` is where the power iteration starts from: of z's shapes, or empty for a random one.
+/// `direction` is where the power iteration starts from: of z's shapes, or empty. A system that has none, or is not
+/// finite there, starts from a random one.
 template <class T, class D>
 Var<T, D> spectral_hinge_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const SpectralHinge& options, Index systems,
                             Values<T, D> direction) {
   require(options.products >= 0 && options.target > 0, "spectral_hinge", "expected products >= 0 and target > 0, got ",
           options.products, " and ", options.target);
   Pullback<T, D> product(z_next, z);
-  if (direction.empty()) {
-    Random random(options.seed);
-    for (const auto& part : z) direction.push_back(normal<T, D>(part.shape(), 0, 1, random));
-  }
+  Values<T, D> drawn;
+  Random random(options.seed);
+  for (const auto& part : z) drawn.push_back(normal<T, D>(part.shape(), 0, 1, random));
+  if (direction.empty()) direction = zeros_like(drawn);
+  Numbers has = norms(direction, systems);
+  for (double& length : has) length = length > 0 && std::isfinite(length) ? 1 : 0;
+  mix(direction, has, drawn, others(has));
   normalise(direction, systems);
   for (int k = 0; k < options.products; ++k) {
     direction = values_of(product(constants<T, D>(direction)));

@@ -52,16 +52,12 @@ Moved moved(const Values<T, D>& to, const Values<T, D>& from, Index systems) {
 /// A distance relative to a size, or as it is where the size is 0.
 inline double relative(double distance, double size) { return size > 0 ? distance / size : distance; }
 
-/// The largest |a_j|; NaN if there is one.
+/// The largest |a_j| of each system; NaN if there is one.
 template <class T, class D>
-double largest_magnitude(const Values<T, D>& a) {
-  double best = 0;
-  for (const auto& part : a) {
-    const double here = Backend<D>::largest_magnitude(part.size(), part.data());
-    if (here != here) return here;
-    best = std::max(best, here);
-  }
-  return best;
+Numbers largest_magnitudes(const Values<T, D>& a, Index systems) {
+  Numbers out(static_cast<std::size_t>(systems), 0.0);
+  for (const auto& part : a) Backend<D>::raise_to_largest(part.size(), part.data(), out);
+  return out;
 }
 
 /// y <- c y + d x with numbers for each system. Where a number is 0 its vector is not read: NaN there does not spread.
@@ -112,14 +108,16 @@ Values<T, D> zeros_like(const Values<T, D>& a) {
   return out;
 }
 
-/// The power of two that brings the largest magnitude of all into [1, 2): scaling by it rounds nothing, so a result
-/// computed from the scaled values is homogeneous to the last bit under powers of two. 1 for zero and non-finite
+/// For each system the power of two that brings its largest magnitude into [1, 2): scaling by it rounds nothing, so a
+/// result computed from the scaled values is homogeneous to the last bit under powers of two. 1 for zero and non-finite
 /// values.
 template <class T, class D>
-double power_of_two_to_unit(const Values<T, D>& a) {
+Numbers powers_of_two_to_unit(const Values<T, D>& a, Index systems) {
   constexpr int limit = std::numeric_limits<T>::max_exponent - 8;  // the power itself must be representable
-  const double v = largest_magnitude(a);
-  return v > 0 && std::isfinite(v) ? std::ldexp(1.0, std::clamp(-std::ilogb(v), -limit, limit)) : 1.0;
+  Numbers out = largest_magnitudes(a, systems);
+  for (double& v : out)
+    v = v > 0 && std::isfinite(v) ? std::ldexp(1.0, std::clamp(-std::ilogb(v), -limit, limit)) : 1.0;
+  return out;
 }
 
 /// Numbers of samples, in increasing order.
@@ -176,11 +174,21 @@ inline Rows all_rows(Index count) {
   return out;
 }
 
+/// 1 where a mask is 0, and 0 elsewhere.
+inline Numbers others(Numbers mask) {
+  for (double& v : mask) v = v == 0 ? 1 : 0;
+  return mask;
+}
+
 inline Numbers filled(std::size_t count, double value) { return Numbers(count, value); }
 
-/// -a, a / b with 0 / anything = 0.
+/// -a, 1 / a, a / b with 0 / anything = 0.
 inline Numbers negated(Numbers a) {
   for (double& v : a) v = -v;
+  return a;
+}
+inline Numbers inverses(Numbers a) {
+  for (double& v : a) v = 1 / v;
   return a;
 }
 inline Numbers quotients(const Numbers& a, const Numbers& b) {

@@ -26,16 +26,17 @@ extern "C" __global__ void __launch_bounds__(256) $(uint64 length, uint64 pieces
                        {.registers = 48, .shared = 2048}, "vectors");
 }
 
-/// largest[block] = the largest |x| of a piece; NaN if there is one. Arguments: uint64 count, piece, const T* x, T*
-/// largest.
+/// largest[s pieces + p] = the largest |x| of piece p of system s; NaN if there is one. Arguments: uint64 length (of a
+/// system), pieces, piece (its length), const T* x, T* largest; a block for each piece.
 template <class T>
 Kernel largest_magnitudes() {
   return for_scalar<T>("largest_magnitudes", R"cuda(
-extern "C" __global__ void __launch_bounds__(256) $(uint64 count, uint64 piece, const real* x, real* largest) {
+extern "C" __global__ void __launch_bounds__(256) $(uint64 length, uint64 pieces, uint64 piece, const real* x, real* largest) {
   __shared__ real shared[256];
-  const uint64 first = uint64(blockIdx.x) * piece, last = first + piece < count ? first + piece : count;
+  const uint64 first = uint64(blockIdx.x) % pieces * piece, last = first + piece < length ? first + piece : length;
+  const uint64 system = uint64(blockIdx.x) / pieces * length;
   real found = 0;
-  for (uint64 k = first + threadIdx.x; k < last; k += blockDim.x) found = maximum(found, abs(x[k]));
+  for (uint64 k = first + threadIdx.x; k < last; k += blockDim.x) found = maximum(found, abs(x[system + k]));
   found = combine_row<Maximum>(found, shared);
   if (threadIdx.x == 0) largest[blockIdx.x] = found;
 }

@@ -2,16 +2,16 @@
 #include <cmath>
 #include <vector>
 
-#include "settle/ops/reduce.hpp"
+#include "settle/ops/map.hpp"
 
 namespace settle {
 
 /// The Euclidean norm of all gradients taken as one vector.
 template <class T, class D>
 double global_norm(const std::vector<Var<T, D>>& gradients) {
-  double squares = 0;
-  for (const auto& g : gradients) squares += static_cast<double>(sum(map([](auto v) { return square(v); }, g)).item());
-  return std::sqrt(squares);
+  std::vector<double> squares{0};  // in double: the norm of finite gradients in float32 is finite
+  for (const auto& g : gradients) Backend<D>::add_dots(g.size(), g.value().data(), g.value().data(), squares);
+  return std::sqrt(squares.front());
 }
 
 /// Scales the gradients so that their global norm is at most `limit`, as PyTorch's clip_grad_norm_; returns the norm
