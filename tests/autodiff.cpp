@@ -394,3 +394,33 @@ TEST_CASE("a checkpoint refuses a variable that is not among its arguments, and 
   NoGrad pause(tape);
   CHECK(checkpoint(square, x).tape() == nullptr);
 }
+
+TEST_CASE("results of a map without a cotangent take no part in its gradient, whatever they hold") {
+  const double infinite = std::numeric_limits<double>::infinity();
+  Tape<double> tape;
+  const Var<double> w = tape.leaf(Tensor<double>(Shape{}, 2.0));
+  const Var<double> y = tape.leaf(Tensor<double>(Shape{3}, {1.0, 2.0, 3.0}));
+  const Var<double> z = tape.leaf(Tensor<double>(Shape{3}, {1.0, infinite, 3.0}));
+  const auto [a, b] = map([](auto u, auto v, auto x) { return outputs(u * v, u * x); }, w, y, z);
+  Pullback<double> pullback({a, b}, {w, y, z});
+  const Var<double> ones(Tensor<double>(Shape{3}, 1.0));
+  for (int product = 0; product < 2; ++product) {  // what is kept for one choice of results is not taken for another
+    const auto of_a = pullback({ones, {}});
+    CHECK(of_a[0].item() == 6);
+    CHECK(values(of_a[1]) == std::vector<double>{2, 2, 2});
+    CHECK(values(of_a[2]) == std::vector<double>{0, 0, 0});
+    const auto of_b = pullback({{}, ones});
+    CHECK(of_b[0].item() == infinite);
+    CHECK(values(of_b[1]) == std::vector<double>{0, 0, 0});
+    CHECK(values(of_b[2]) == std::vector<double>{2, 2, 2});
+    const auto of_both = pullback({ones, ones});
+    CHECK(of_both[0].item() == infinite);
+    CHECK(values(of_both[1]) == std::vector<double>{2, 2, 2});
+  }
+
+  // The gradient of a mean does not depend on the values, nor does that of this gradient.
+  const Var<double> x = tape.leaf(Tensor<double>(Shape{3}, {1.0, infinite, 3.0}));
+  const Var<double> s = tape.leaf(Tensor<double>(Shape{}, 5.0));
+  const Var<double> gradient = grad(mean(x) * s, {x}, {.create_graph = true}).front();
+  CHECK(grad(sum(gradient), {s}).front().item() == doctest::Approx(1));
+}

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -279,6 +280,14 @@ class PointwiseFunction<T, Cpu> {
     return *gradient_;
   }
 
+  /// The function of the wanted results alone, interpreted.
+  const PointwiseFunction& only(const std::vector<bool>& wanted) const {
+    std::lock_guard lock(parts_mutex_);
+    auto& part = parts_[wanted];
+    if (!part) part.reset(new PointwiseFunction(expr::only(program_, wanted), nullptr, nullptr));
+    return *part;
+  }
+
   PointwiseKernel<T, Cpu> kernel() const { return {run_, interpreter_.get()}; }
 
  private:
@@ -301,6 +310,8 @@ class PointwiseFunction<T, Cpu> {
   std::unique_ptr<cpu::Interpreter<T>> interpreter_;
   mutable std::once_flag gradient_made_;
   mutable std::unique_ptr<const PointwiseFunction> gradient_;
+  mutable std::mutex parts_mutex_;
+  mutable std::map<std::vector<bool>, std::unique_ptr<const PointwiseFunction>> parts_;
 };
 
 /// One result of a pointwise evaluation: the shape it is summed to, and whether to add to what the tensor holds. A null

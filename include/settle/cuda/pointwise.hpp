@@ -1,4 +1,5 @@
 #pragma once
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -74,6 +75,14 @@ class PointwiseFunction<T, Cuda> {
     return *gradient_;
   }
 
+  /// The function of the wanted results alone.
+  const PointwiseFunction& only(const std::vector<bool>& wanted) const {
+    std::lock_guard lock(parts_mutex_);
+    auto& part = parts_[wanted];
+    if (!part) part.reset(new PointwiseFunction(expr::only(program_, wanted)));
+    return *part;
+  }
+
   PointwiseKernel<T, Cuda> kernel() const { return {&maps_}; }
 
  private:
@@ -83,6 +92,8 @@ class PointwiseFunction<T, Cuda> {
   mutable cuda::Maps<T> maps_;
   mutable std::once_flag gradient_made_;
   mutable std::unique_ptr<const PointwiseFunction> gradient_;
+  mutable std::mutex parts_mutex_;
+  mutable std::map<std::vector<bool>, std::unique_ptr<const PointwiseFunction>> parts_;
 };
 
 /// Evaluates a kernel over `space`: inputs broadcast to it, and each wanted result is summed to its tensor's shape, in

@@ -265,6 +265,15 @@ constexpr Program compact(const Program& p) {
   return out;
 }
 
+/// The program of those results that are wanted.
+inline Program only(Program p, const std::vector<bool>& wanted) {
+  std::vector<int> results;
+  for (std::size_t r = 0; r < p.results.size(); ++r)
+    if (wanted[r]) results.push_back(p.results[r]);
+  p.results = std::move(results);
+  return compact(p);
+}
+
 /// The program of a lambda of N symbolic numbers, which returns one or `outputs(...)` several.
 template <class F, int N>
 constexpr Program trace() {

@@ -44,6 +44,7 @@ V as_var(const A& argument) {
 /// A gradient as products of cotangents with local derivatives that were computed once.
 template <class T, class D>
 struct KeptDerivatives {
+  const PointwiseFunction<T, D>* of;  ///< the gradient that they are made from
   std::vector<bool> needed;
   std::optional<cpu::LinearKernel<T>> kernel;  ///< none: the gradient is as fast
   std::vector<Tensor<T, D>> factors;
@@ -51,7 +52,7 @@ struct KeptDerivatives {
   /// `arguments` are m cotangents and the inputs.
   KeptDerivatives(const PointwiseFunction<T, D>& gradient, const Shape& space, std::vector<Tensor<T, D>> arguments,
                   int m, std::vector<bool> wanted)
-      : needed(std::move(wanted)) {
+      : of(&gradient), needed(std::move(wanted)) {
     const auto form = expr::linear_form(gradient.program(), m, needed);
     if (!form || arguments.size() + form->factors.size() > expr::max_operands) return;
     kernel.emplace(*form, m);
@@ -83,7 +84,7 @@ void pull_values(const PointwiseFunction<T, D>& gradient, const Shape& space, co
       using Kept = KeptDerivatives<T, D>;
       if (!*kept) *kept = std::make_shared<Kept>(gradient, space, operands, m, needed);
       const Kept& derivatives = *static_cast<const Kept*>(kept->get());
-      if (derivatives.kernel && derivatives.needed == needed) {
+      if (derivatives.kernel && derivatives.of == &gradient && derivatives.needed == needed) {
         kernel = {&cpu::LinearKernel<T>::run, &*derivatives.kernel};
         operands.insert(operands.begin() + m, derivatives.factors.begin(), derivatives.factors.end());
       }
@@ -138,9 +139,16 @@ std::vector<Var<T, D>> pointwise(const PointwiseFunction<T, D>& function, const 
   return record_outputs<T, D>(
       "map", tensors, inputs,
       [&function, space, inputs](std::span<const Var<T, D>> cotangents, Cotangents<T, D>& gradients) {
-        const PointwiseFunction<T, D>& gradient = function.gradient();
+        // Results without a cotangent take no part: 0 times what is not finite in them would not be 0.
         std::vector<Var<T, D>> arguments;
-        for (const auto& g : cotangents) arguments.push_back(g.defined() ? g : Var<T, D>(Tensor<T, D>(Shape{}, T{0})));
+        std::vector<bool> used;
+        for (const auto& g : cotangents) {
+          used.push_back(g.defined());
+          if (g.defined()) arguments.push_back(g);
+        }
+        const auto m = static_cast<int>(arguments.size());
+        const bool all = m == static_cast<int>(cotangents.size());
+        const PointwiseFunction<T, D>& gradient = (all ? function : function.only(used)).gradient();
         arguments.insert(arguments.end(), inputs.begin(), inputs.end());
 
         // A cotangent that passes through unchanged is handed on, not copied.
@@ -168,7 +176,7 @@ std::vector<Var<T, D>> pointwise(const PointwiseFunction<T, D>& function, const 
             if (needed[k]) gradients.add(k, out[k]);
           return;
         }
-        pull_values(gradient, space, arguments, static_cast<int>(cotangents.size()), needed, gradients);
+        pull_values(gradient, space, arguments, m, needed, gradients);
       });
 }
 
