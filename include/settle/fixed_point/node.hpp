@@ -243,7 +243,8 @@ class Node {
     return [pullback](const Values<T, D>& v) { return values_of<T, D>((*pullback)(constants<T, D>(v))); };
   }
 
-  /// The samples whose gradient comes from the adjoint system's solution: those that failed may be left out, or unrolled.
+  /// The samples whose gradient comes from the adjoint system's solution: those that failed may be left out, or
+  /// unrolled.
   Rows solved_samples() const {
     const bool all = source_.options.on_fail != OnFail::drop_sample && source_.options.on_fail != OnFail::unroll;
     Rows out;
@@ -260,7 +261,8 @@ class Node {
     return b;
   }
 
-  /// g = b + Jᵀ g, and b where the adjoint does not couple a part; 0 for samples that failed and get no gradient from it.
+  /// g = b + Jᵀ g, and b where the adjoint does not couple a part; 0 for samples that failed and get no gradient from
+  /// it.
   Values<T, D> solve_adjoint_system(const Values<T, D>& b) {
     const Options& options = source_.options;
     const std::size_t coupled = options.adjoint_state == AdjointState::first_part ? 1 : b.size();
@@ -282,9 +284,10 @@ class Node {
 
     AdjointReport& report = start_report();
     AdjointProgress progress(report, problem.sizes);
-    const Numbers uncoupled = largest_magnitudes(Values<T, D>(b.begin() + std::ssize(problem.b), b.end()), source_.systems);
+    const Values<T, D> uncoupled(b.begin() + std::ssize(problem.b), b.end());
+    const Numbers sizes_there = largest_magnitudes(uncoupled, source_.systems);
     for (std::size_t s = 0; s < systems; ++s)
-      if (!std::isfinite(uncoupled[s])) progress.set(s, Verdict::nonfinite);
+      if (!std::isfinite(sizes_there[s])) progress.set(s, Verdict::nonfinite);
     LinearSolution<T, D> state{zeros_like(problem.b), problem.b};
     if (source_.memory && !absolute && same_shapes(source_.memory->g, problem.b)) warm_start(problem, state, report);
     std::visit(
@@ -384,8 +387,8 @@ class Node {
     mix(state.g, keep, problem.b, take);
   }
 
-  /// loss(z*) - loss(f(z)) to first order, of the samples that are solved: the adjoint times the residual at f(z), which
-  /// is J (f(z) - z).
+  /// loss(z*) - loss(f(z)) to first order, of the samples that are solved: the adjoint times the residual at f(z),
+  /// which is J (f(z) - z).
   double loss_error(const Values<T, D>& g, const Values<T, D>& b, const Vars<T, D>& z_next, const Vars<T, D>& z) const {
     Values<T, D> residual = values_of<T, D>(z_next);
     add_scaled(residual, values_of<T, D>(z), Numbers{-1.0});
@@ -431,8 +434,8 @@ class Node {
     source_.report->adjoint.unrolled = std::holds_alternative<Checkpointed>(source_.options.adjoint) == false;
   }
 
-  /// Adds the gradient of one step from z for the needed arguments, and returns that for z. When `rows` are given, z and
-  /// the cotangent are of those samples alone.
+  /// Adds the gradient of one step from z for the needed arguments, and returns that for z. When `rows` are given, z
+  /// and the cotangent are of those samples alone.
   Values<T, D> pull_step(const Values<T, D>& z, const Values<T, D>& cotangent, double damping,
                          const std::vector<std::size_t>& needed, Cotangents<T, D>& gradients,
                          const Rows* rows = nullptr) {

@@ -198,7 +198,7 @@ enum class OnFail {
   throw_error,  ///< Error with the verdict and the residuals
   report,       ///< go on; the report says so. A diverged adjoint falls back on b, the one-step gradient
   drop_sample,  ///< a failed sample gets no gradient and, where its state is not finite, keeps z0; they are counted
-  unroll        ///< a failed adjoint is replaced by the gradient of as many plain steps from z0, as Checkpointed
+  unroll        ///< a sample's failed adjoint is replaced by the gradient of as many plain steps, as Checkpointed
 };
 
 /// Everything that fixed_point::solve may be told.
