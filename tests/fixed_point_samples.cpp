@@ -153,6 +153,24 @@ TEST_CASE("a sample that is dropped for its adjoint reaches nothing that the sam
   }
 }
 
+TEST_CASE("a sample that is unrolled reaches what samples share from its own place alone") {
+  // z -> rate z + sqrt(w z) / 10 + 1: at the first sample's start the derivative by w is infinite.
+  const auto step = [](const Var<double>& z, const Var<double>& w, const Var<double>& rate) {
+    return map([](auto u, auto v, auto r) { return r * u + 0.1 * sqrt(v * u) + 1.; }, z, w, rate);
+  };
+  const auto by_w = [&](const std::vector<double>& rates, const std::vector<double>& starts,
+                        const std::vector<double>& cotangents) {
+    Tape<double> tape;
+    const Var<double> w = tape.leaf(Tensor<double>(Shape{1, 1}, 1.0));
+    const fp::Options options{.stop = fp::Steps{5}, .adjoint = fp::Neumann{}, .on_fail = fp::OnFail::unroll};
+    const auto solution = fp::solve(step, options, column(starts), w, column(rates));
+    return grad(sum(solution.z * column(cotangents)), {w}).front().item();
+  };
+  const double unrolled = by_w({1.2}, {1}, {1}), solved = by_w({0.5}, {0}, {1});
+  CHECK(std::isfinite(unrolled));
+  CHECK(by_w({0.5, 1.2}, {0, 1}, {1, 1}) == doctest::Approx(solved + unrolled).epsilon(1e-9));
+}
+
 TEST_CASE("the released series tells the samples' verdicts apart") {
   fp::Options options{.stop = fp::Residual{}, .adjoint = fp::ReleasedNeumann{}, .on_fail = fp::OnFail::drop_sample};
   const auto clean = solve_linear<double>({0.3, 0.3}, {0.1, 0.1}, options);
@@ -161,6 +179,12 @@ TEST_CASE("the released series tells the samples' verdicts apart") {
         std::vector{fp::Verdict::steps_done, fp::Verdict::steps_done, fp::Verdict::nonfinite});
   CHECK(three.gradient == std::vector<double>{clean.gradient[0], clean.gradient[1], 0});
   CHECK(three.dropped == 1);
+  // Its rule of rejection stays what it is.
+  options.stop = fp::Steps{3};
+  const auto growing = solve_linear<double>({1.5}, {0.01}, options);
+  const auto beside = solve_linear<double>({1.5, 0.3}, {0.01, broken}, options);
+  CHECK(growing.gradient[0] == doctest::Approx(0.01));
+  CHECK(beside.gradient[0] == growing.gradient[0]);
 }
 
 TEST_CASE("an argument as long as the batch that is none is found out, wherever the iteration starts") {
@@ -179,30 +203,51 @@ TEST_CASE("an argument as long as the batch that is none is found out, wherever 
   const auto whole = fp::solve(step, {.stop = fp::Residual{.rtol = 1e-8, .compact = false}}, zero, fp::shared(w), x);
   CHECK(to_doubles(shared.z.value()) == to_doubles(whole.z.value()));
 
-  // The same where samples are left out at the end: of the forward iteration, and of the adjoint.
+  // The same where a sample is left out at the end; one that fails in its adjoint leaves the others where they are.
   const auto scaled = [](const Var<double>& z, const Var<double>& rate, const Var<double>& drive) {
     return map([](auto u, auto r, auto d) { return r * u + d; }, z, rate, drive);
   };
-  const auto dropping = [&](double third, double cotangent, bool share) {
+  const auto dropping = [&](bool forward, bool share) {
     Tape<double> tape;
-    const Var<double> rates = tape.leaf(Tensor<double>(Shape{3}, {0.1, 0.5, 0.2}));
-    const Var<double> drive(Tensor<double>(Shape{3, 3}, {1, 1, 1, broken, 1, 1, third, 1, 1}));
-    const Var<double> start(Tensor<double>(Shape{3, 3}, 0.0));
+    const Var<double> rates = tape.leaf(Tensor<double>(Shape{2}, {0.1, 0.5}));
+    const Var<double> drive(Tensor<double>(Shape{2, 2}, {forward ? broken : 1, 1, 1, 1}));
+    const Var<double> start(Tensor<double>(Shape{2, 2}, 0.0));
     const fp::Options drop{.stop = fp::Steps{40}, .on_fail = fp::OnFail::drop_sample};
     const auto solution = share ? fp::solve(scaled, drop, start, fp::shared(rates), drive)
                                 : fp::solve(scaled, drop, start, rates, drive);
-    std::vector<double> c(9, 1.0);
-    c[6] = cotangent;
-    return to_doubles(grad(sum(solution.z * Var<double>(Tensor<double>(Shape{3, 3}, c))), {rates})[0].value());
+    const Var<double> c(Tensor<double>(Shape{2, 2}, {forward ? 1 : broken, 1, 1, 1}));
+    const auto gradient = grad(sum(solution.z * c), {rates}).front();
+    CHECK(solution.report->dropped == 1);
+    return to_doubles(gradient.value());
   };
-  for (const bool forward : {true, false}) {
-    CAPTURE(forward);
-    const double third = forward ? broken : 1, cotangent = forward ? 1 : broken;
-    CHECK(contains(error_of([&] { (void)dropping(third, cotangent, false); }), "wrap it in shared(...)"));
-    const auto gradient = dropping(third, cotangent, true);  // of the first sample alone
-    for (const auto& [k, rate] : {std::pair(0, 0.1), std::pair(1, 0.5), std::pair(2, 0.2)})
-      CHECK(gradient[static_cast<std::size_t>(k)] == doctest::Approx(1 / ((1 - rate) * (1 - rate))).epsilon(1e-5));
+  CHECK(contains(error_of([&] { (void)dropping(true, false); }), "wrap it in shared(...)"));
+  for (const auto& gradient : {dropping(true, true), dropping(false, true), dropping(false, false)}) {
+    CHECK(gradient[0] == doctest::Approx(1 / 0.81).epsilon(1e-5));  // of the second sample alone
+    CHECK(gradient[1] == doctest::Approx(4).epsilon(1e-5));
   }
+}
+
+TEST_CASE("whichever sample is dropped, the others keep their gradients") {
+  const fp::Options options{.stop = fp::Steps{60}, .adjoint = fp::Neumann{}, .on_fail = fp::OnFail::drop_sample};
+  for (const std::size_t dropped : {0, 1, 2})
+    for (const bool forward : {false, true}) {
+      CAPTURE(dropped);
+      CAPTURE(forward);
+      std::vector<double> rates{0.5, 0.25, 0.75}, cotangents{1, 1, 1};
+      (forward ? rates : cotangents)[dropped] = broken;
+      const auto found = solve_linear<double>(rates, cotangents, options);
+      CHECK(found.dropped == 1);
+      const double expected[] = {2, 4. / 3, 4};
+      for (std::size_t s = 0; s < 3; ++s)
+        CHECK(found.gradient[s] == doctest::Approx(s == dropped ? 0 : expected[s]).epsilon(1e-5));
+    }
+  // A recorded gradient cannot leave it out.
+  Tape<double> tape;
+  const Shape shape{2, 1};
+  const Var<double> x = tape.leaf(Tensor<double>(shape, 1.0)), zero(Tensor<double>(shape, 0.0));
+  const fp::Options steps{.stop = fp::Steps{6}, .adjoint = fp::Neumann{}, .on_fail = fp::OnFail::drop_sample};
+  const auto solution = fp::solve<2>(linear, steps, zero, column<double>({0.5, 1.2}), x);
+  CHECK(contains(error_of([&] { (void)grad(sum(solution.z), {x}, {.create_graph = true}); }), "cannot be recorded"));
 }
 
 TEST_CASE("a warm spectral hinge sees a sample that had no cotangent") {

@@ -9,7 +9,8 @@
 // The adjoint system A g = b with A = I - Jᵀ, solved by products with Jᵀ on plain values: the series.
 namespace settle::fixed_point::detail {
 
-/// What the solvers work on. The largest magnitude in each system's b is in [1, 2), or its b is zero.
+/// What the solvers work on. The largest magnitude in each system's b is in [1, 2), or its b is zero or not finite; the
+/// released series alone has b as it was given.
 template <class T, class D = Cpu>
 struct AdjointProblem {
   ValueMap<T, D> product;                        ///< v -> Jᵀ v
@@ -260,12 +261,14 @@ void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T, D>& pr
                    AdjointProgress& progress) {
   const auto norm = [](const Values<T, D>& v) { return norms(v, 1).front(); };
   AdjointReport& report = progress.report();
-  LinearSolution<T, D> sum{problem.b, problem.b};
-  Values<T, D> g = problem.b, returned = problem.b;
-  const double start = norm(problem.b);
+  Values<T, D> b = problem.b;
+  if (!progress.all_active()) scale(b, progress.mask());  // what is not finite takes no part in the norms
+  LinearSolution<T, D> sum{b, b};
+  Values<T, D> g = b, returned = b;
+  const double start = norm(b);
   double previous = start;
   GrowthRate growth;
-  growth.add(norms(problem.b, problem.systems), progress.mask());
+  growth.add(norms(b, problem.systems), progress.mask());
   bool rejected_any = false;
   SeriesEnd reason{};
   // The norms of the sum with the term, of the term, and of the term for each system; whether it is accepted.
@@ -306,10 +309,7 @@ void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T, D>& pr
   }
   state.g = rejected_any ? returned : g;
   report.spectral_radius = growth.estimate();
-  const Numbers largest = largest_magnitudes(state.g, problem.systems);
-  for (std::size_t s = 0; s < largest.size(); ++s)
-    if (!std::isfinite(largest[s])) progress.set(s, Verdict::nonfinite);
-  progress.finish(Verdict::steps_done);
+  progress.finish(std::isfinite(previous) ? Verdict::steps_done : Verdict::nonfinite);
 }
 
 template <class T, class D>

@@ -156,13 +156,15 @@ auto of_samples_alone(const F& f) {
   }
 }
 
-/// Throws Error unless what a step gave for some samples alone is what it gave for them among the others.
+/// Throws Error unless what a step gave for some samples alone is what it gave for them among the others, up to the
+/// rounding of results of the size of what it was given, `scale`.
 template <class T, class D>
-void require_alike(const Values<T, D>& among, const Values<T, D>& alone, Index systems) {
+void require_alike(const Values<T, D>& among, const Values<T, D>& alone, Index systems, double scale = 0) {
+  constexpr auto epsilon = static_cast<double>(std::numeric_limits<T>::epsilon());
   const auto [differences, sizes] = moved(among, alone, systems);
   for (std::size_t s = 0; s < sizes.size(); ++s)
-    require(differences[s] <= 8 * std::sqrt(static_cast<double>(std::numeric_limits<T>::epsilon())) * sizes[s],
-            "fixed_point", coupled_samples);
+    require(differences[s] <= 8 * std::sqrt(epsilon) * sizes[s] + 1024 * epsilon * scale, "fixed_point",
+            coupled_samples);
 }
 
 /// The map on the samples at `positions` of what it was on, checked against the values that it had there.

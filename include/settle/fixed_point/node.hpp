@@ -81,7 +81,6 @@ struct NodeSource {
   int steps = 0;       ///< how many applications of the step lead from z0 to the result
   std::shared_ptr<Report> report;
   std::shared_ptr<AdjointMemory<T, D>> memory;  ///< null without a warm start
-  std::vector<bool> per_sample;                 ///< which arguments have the batch for their axis 0
 };
 
 template <class T, class D = Cpu>
@@ -130,17 +129,18 @@ class Node {
     if (const auto b = state_cotangent(given); !b.empty()) {
       if (std::holds_alternative<Checkpointed>(source_.options.adjoint)) {
         start_report().verdict = Verdict::steps_done;
-        pull_unrolled(b, needed, gradients);
+        pull_unrolled(b, source_.start, needed, gradients);
       } else {
         const Values<T, D> g = solve_adjoint_system(b);
-        const Rows solved = solved_samples();
-        if (std::ssize(solved) == source_.systems) {
+        const Rows solved = samples_solved(), unsolved = samples_solved(false);
+        if (unsolved.empty()) {
           cotangents = constants<T, D>(g);
         } else {
-          // By themselves: 0 times what is not finite would reach what the samples share.
+          // Elsewhere than where the others are: 0 times what is not finite there would reach what samples share.
           if (!solved.empty())
-            pull_step(gather_rows(values_of<T, D>(z_), solved), gather_rows(g, solved), 0, needed, gradients, &solved);
-          if (source_.options.on_fail == OnFail::unroll) pull_unrolled(of_unsolved(b), needed, gradients);
+            pull_step(on_behalf(values_of<T, D>(z_), solved), g, 0, needed, gradients);
+          if (source_.options.on_fail == OnFail::unroll)
+            pull_unrolled(masked(b, unsolved), on_behalf(source_.start, unsolved), needed, gradients);
         }
       }
     }
@@ -243,22 +243,29 @@ class Node {
     return [pullback](const Values<T, D>& v) { return values_of<T, D>((*pullback)(constants<T, D>(v))); };
   }
 
-  /// The samples whose gradient comes from the adjoint system's solution: those that failed may be left out, or
-  /// unrolled.
-  Rows solved_samples() const {
+  /// The samples whose gradient comes from the adjoint system's solution, or the others: those that failed may be left
+  /// out, or unrolled.
+  Rows samples_solved(bool wanted = true) const {
     const bool all = source_.options.on_fail != OnFail::drop_sample && source_.options.on_fail != OnFail::unroll;
     Rows out;
     for (Index s = 0; s < source_.systems; ++s)
-      if (all || !failed(source_.report->adjoint.samples[static_cast<std::size_t>(s)])) out.push_back(s);
+      if ((all || !failed(source_.report->adjoint.samples[static_cast<std::size_t>(s)])) == wanted) out.push_back(s);
     return out;
   }
 
-  /// Cotangents of the state, 0 for the samples that are solved.
-  Values<T, D> of_unsolved(Values<T, D> b) const {
-    Numbers keep = filled(static_cast<std::size_t>(source_.systems), 1);
-    for (const Index s : solved_samples()) keep[static_cast<std::size_t>(s)] = 0;
-    scale(b, keep);
-    return b;
+  /// A state with zeros for the samples that are not among `rows`.
+  Values<T, D> masked(Values<T, D> z, const Rows& rows) const {
+    Numbers keep = filled(static_cast<std::size_t>(source_.systems), 0);
+    for (const Index s : rows) keep[static_cast<std::size_t>(s)] = 1;
+    scale(z, keep);
+    return z;
+  }
+
+  /// A state in which the samples that are not among `rows` have the values of the first of them.
+  Values<T, D> on_behalf(const Values<T, D>& z, const Rows& rows) const {
+    Rows from(static_cast<std::size_t>(source_.systems), rows.front());
+    for (const Index s : rows) from[static_cast<std::size_t>(s)] = s;
+    return gather_rows(z, from);
   }
 
   /// g = b + Jᵀ g, and b where the adjoint does not couple a part; 0 for samples that failed and get no gradient from
@@ -316,7 +323,8 @@ class Node {
     Values<T, D> out = b;
     report.loss_error_estimate = loss_error(g, first(b), first(z_next_), first(z_));
     std::move(g.begin(), g.end(), out.begin());
-    return out;
+    const Rows solved = samples_solved();
+    return std::ssize(solved) == source_.systems ? out : masked(std::move(out), solved);
   }
 
   /// Starts from the multiple of the last solution that leaves the least residual.
@@ -394,13 +402,14 @@ class Node {
     add_scaled(residual, values_of<T, D>(z), Numbers{-1.0});
     const Numbers of_g = dots(g, residual, source_.systems), of_b = dots(b, residual, source_.systems);
     double out = 0;
-    for (const Index s : solved_samples()) out += of_g[static_cast<std::size_t>(s)] - of_b[static_cast<std::size_t>(s)];
+    for (const Index s : samples_solved()) out += of_g[static_cast<std::size_t>(s)] - of_b[static_cast<std::size_t>(s)];
     return out;
   }
 
-  /// Adds the gradient of the plain iteration from z0, step by step backwards. About sqrt(steps) states are kept, and
+  /// Adds the gradient of the plain iteration from `start`, step by step backwards. About sqrt(steps) states are kept, and
   /// the others are computed again from them.
-  void pull_unrolled(const Values<T, D>& b, const std::vector<std::size_t>& needed, Cotangents<T, D>& gradients) {
+  void pull_unrolled(const Values<T, D>& b, const Values<T, D>& start, const std::vector<std::size_t>& needed,
+                     Cotangents<T, D>& gradients) {
     const auto* plain = std::get_if<Plain>(&source_.options.forward);
     const double damping = plain ? plain->damping : 0;
     const auto n = static_cast<std::size_t>(source_.systems);
@@ -413,8 +422,8 @@ class Node {
       return out;
     };
     const int steps = source_.steps, stride = std::max(1, static_cast<int>(std::ceil(std::sqrt(steps))));
-    std::vector<Values<T, D>> kept{source_.start};
-    Values<T, D> z = source_.start;
+    std::vector<Values<T, D>> kept{start};
+    Values<T, D> z = start;
     for (int k = 1; k < steps; ++k) {
       z = next(z);
       if (k % stride == 0) kept.push_back(z);
@@ -434,34 +443,20 @@ class Node {
     source_.report->adjoint.unrolled = std::holds_alternative<Checkpointed>(source_.options.adjoint) == false;
   }
 
-  /// Adds the gradient of one step from z for the needed arguments, and returns that for z. When `rows` are given, z
-  /// and the cotangent are of those samples alone.
+  /// Adds the gradient of one step from z for the needed arguments, and returns that for z.
   Values<T, D> pull_step(const Values<T, D>& z, const Values<T, D>& cotangent, double damping,
-                         const std::vector<std::size_t>& needed, Cotangents<T, D>& gradients,
-                         const Rows* rows = nullptr) {
-    const auto gathers = [&](std::size_t k) { return rows && source_.per_sample[k]; };
+                         const std::vector<std::size_t>& needed, Cotangents<T, D>& gradients) {
     Tape<T, D> tape;
-    Vars<T, D> arguments, state, inputs;
-    for (std::size_t k = 0; k < arguments_.size(); ++k)
-      arguments.push_back(gathers(k) ? gather_rows(arguments_[k].value(), *rows) : arguments_[k].value());
+    Vars<T, D> arguments = arguments_, state, inputs;
+    for (std::size_t k = 0; k < arguments.size(); ++k) arguments[k] = stop_gradient(arguments[k]);
     for (std::size_t k : needed) inputs.push_back(arguments[k] = tape.leaf(arguments[k].value()));
     for (const auto& part : z) state.push_back(tape.leaf(part));
     inputs.insert(inputs.end(), state.begin(), state.end());
     Values<T, D> weighted = cotangent;
     if (damping > 0) scale(weighted, filled(1, 1 - damping));
-    const auto step = [&] { return source_.step(arguments)(state); };
-    const Vars<T, D> next = rows ? of_samples_alone(step) : step();
-    if (rows) require_alike(gather_rows(values_of<T, D>(z_next_), *rows), values_of<T, D>(next), std::ssize(*rows));
-    const Vars<T, D> results = Pullback<T, D>(next, inputs)(constants<T, D>(weighted), false, true);
-    for (std::size_t k = 0; k < needed.size(); ++k) {
-      if (!gathers(needed[k])) {
-        gradients.add(needed[k], results[k]);
-        continue;
-      }
-      Tensor<T, D> full(arguments_[needed[k]].shape(), T{0});
-      scatter_rows(results[k].value(), *rows, full);
-      gradients.add(needed[k], full);
-    }
+    const Vars<T, D> results =
+        Pullback<T, D>(source_.step(arguments)(state), inputs)(constants<T, D>(weighted), false, true);
+    for (std::size_t k = 0; k < needed.size(); ++k) gradients.add(needed[k], results[k]);
     Values<T, D> out;
     for (std::size_t p = 0; p < z.size(); ++p) out.push_back(results[needed.size() + p].value());
     if (damping > 0) add_scaled(out, cotangent, filled(1, damping));
@@ -475,13 +470,12 @@ class Node {
     here.memory = nullptr;
     Node at_result(here, values_of<T, D>(outer_z_), outer_arguments_);
     const Values<T, D> g = at_result.solve_adjoint_system(values_of<T, D>(b));
-    require(here.options.on_fail != OnFail::unroll || !failed(here.report->adjoint.verdict), "fixed_point",
-            "the adjoint solve failed, and an unrolled gradient cannot be recorded");
+    require(std::ssize(at_result.samples_solved()) == source_.systems, "fixed_point",
+            "the adjoint solve failed, and a gradient that leaves samples out, or unrolls them, cannot be recorded");
 
     const std::size_t parts = z_.size();
     NodeSource<T, D> transposed = here;
     transposed.report = std::make_shared<Report>();
-    transposed.per_sample.insert(transposed.per_sample.begin(), 2 * parts, true);  // b and z
     // Given b, z and the step's arguments: g -> b + J(z)ᵀ g.
     transposed.step = [step = source_.step, parts](const Vars<T, D>& given) -> VariableMap<T, D> {
       const auto at = [&](std::size_t k) { return given.begin() + static_cast<std::ptrdiff_t>(k); };

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <span>
 
 #include "settle/autodiff/grad.hpp"
@@ -145,13 +146,15 @@ Var<T, D> spectral_hinge_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const
   require(options.products >= 0 && options.target > 0, "spectral_hinge", "expected products >= 0 and target > 0, got ",
           options.products, " and ", options.target);
   Pullback<T, D> product(z_next, z);
-  Values<T, D> drawn;
-  Random random(options.seed);
-  for (const auto& part : z) drawn.push_back(normal<T, D>(part.shape(), 0, 1, random));
-  if (direction.empty()) direction = zeros_like(drawn);
+  if (direction.empty()) direction = zeros_like(values_of(z));
   Numbers has = norms(direction, systems);
   for (double& length : has) length = length > 0 && std::isfinite(length) ? 1 : 0;
-  mix(direction, has, drawn, others(has));
+  if (std::find(has.begin(), has.end(), 0.0) != has.end()) {
+    Values<T, D> drawn;
+    Random random(options.seed);
+    for (const auto& part : z) drawn.push_back(normal<T, D>(part.shape(), 0, 1, random));
+    mix(direction, has, drawn, others(has));
+  }
   normalise(direction, systems);
   for (int k = 0; k < options.products; ++k) {
     direction = values_of(product(constants<T, D>(direction)));

@@ -171,7 +171,7 @@ FlatSolution<T, D> solve_flat(const FlatProblem<T, D>& problem, const Options& o
   const Values<T, D> start = values_of<T, D>(z0);
   const auto make_node = [&](const Values<T, D>& at, const Vars<T, D>& with, const Values<T, D>& from, Index count) {
     const auto* fixed_steps = std::get_if<Steps>(&options.stop);
-    NodeSource<T, D> source{problem.step, options, count, {}, 0, report, problem.memory, problem.per_sample};
+    NodeSource<T, D> source{problem.step, options, count, {}, 0, report, problem.memory};
     source.steps = fixed_steps ? fixed_steps->count : report->forward.steps;
     if (unrolls) source.start = from;
     return std::make_shared<Node<T, D>>(std::move(source), at, with);
@@ -233,9 +233,9 @@ FlatSolution<T, D> solve_flat(const FlatProblem<T, D>& problem, const Options& o
       Tape<T, D> marks;  // a node takes arguments on some tape for differentiable
       for (std::size_t k = 0; k < with.size(); ++k)
         if (tape && arguments[k].tape()) with[k] = marks.leaf(with[k].value());
-      node = of_samples_alone(
-          [&] { return make_node(gather_rows(z, kept), with, gather_rows(start, kept), std::ssize(kept)); });
-      require_alike(gather_rows(*known, kept), node->z_next(), std::ssize(kept));
+      node = make_node(gather_rows(z, kept), with, gather_rows(start, kept), std::ssize(kept));
+      const double largest = largest_magnitudes(values_of<T, D>(with), 1).front();
+      require_alike(gather_rows(*known, kept), node->z_next(), std::ssize(kept), std::isfinite(largest) ? largest : 0);
     } else {
       known = node->z_next();
     }
