@@ -171,6 +171,31 @@ TEST_CASE("a sample that is unrolled reaches what samples share from its own pla
   CHECK(by_w({0.5, 1.2}, {0, 1}, {1, 1}) == doctest::Approx(solved + unrolled).epsilon(1e-9));
 }
 
+namespace {
+
+/// z -> rate z + drive for a batch that is one system.
+struct Coupled {
+  static constexpr bool couples_samples = true;
+  template <class V>
+  V operator()(const V& z, const V& rate, const V& drive) const {
+    return rate * z + drive;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a batch that is one system is unrolled, or dropped, as a whole") {
+  for (const fp::OnFail on_fail : {fp::OnFail::unroll, fp::OnFail::drop_sample}) {
+    Tape<double> tape;
+    const Var<double> x = tape.leaf(Tensor<double>(Shape{3, 1}, 1.0)), zero(Tensor<double>(Shape{3, 1}, 0.0));
+    const fp::Options options{.stop = fp::Steps{3}, .adjoint = fp::Neumann{}, .on_fail = on_fail};
+    const auto solution = fp::solve(Coupled{}, options, zero, column<double>({0.5, 1.5, 0.25}), x);
+    const auto gradient = to_doubles(grad(sum(solution.z), {x}).front().value());
+    const std::vector<double> unrolled{1.75, 4.75, 1.3125}, dropped(3, 0.0);
+    CHECK(gradient == (on_fail == fp::OnFail::unroll ? unrolled : dropped));
+  }
+}
+
 TEST_CASE("the released series tells the samples' verdicts apart") {
   fp::Options options{.stop = fp::Residual{}, .adjoint = fp::ReleasedNeumann{}, .on_fail = fp::OnFail::drop_sample};
   const auto clean = solve_linear<double>({0.3, 0.3}, {0.1, 0.1}, options);

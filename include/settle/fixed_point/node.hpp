@@ -263,6 +263,7 @@ class Node {
 
   /// A state in which the samples that are not among `rows` have the values of the first of them.
   Values<T, D> on_behalf(const Values<T, D>& z, const Rows& rows) const {
+    if (std::ssize(rows) == source_.systems) return z;
     Rows from(static_cast<std::size_t>(source_.systems), rows.front());
     for (const Index s : rows) from[static_cast<std::size_t>(s)] = s;
     return gather_rows(z, from);
@@ -406,8 +407,8 @@ class Node {
     return out;
   }
 
-  /// Adds the gradient of the plain iteration from `start`, step by step backwards. About sqrt(steps) states are kept, and
-  /// the others are computed again from them.
+  /// Adds the gradient of the plain iteration from `start`, step by step backwards. About sqrt(steps) states are kept,
+  /// and the others are computed again from them.
   void pull_unrolled(const Values<T, D>& b, const Values<T, D>& start, const std::vector<std::size_t>& needed,
                      Cotangents<T, D>& gradients) {
     const auto* plain = std::get_if<Plain>(&source_.options.forward);
