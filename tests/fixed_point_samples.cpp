@@ -254,7 +254,7 @@ TEST_CASE("an argument as long as the batch that is none is found out, wherever 
 
 TEST_CASE("whichever sample is dropped, the others keep their gradients") {
   const fp::Options options{.stop = fp::Steps{60}, .adjoint = fp::Neumann{}, .on_fail = fp::OnFail::drop_sample};
-  for (const std::size_t dropped : {0, 1, 2})
+  for (std::size_t dropped = 0; dropped < 3; ++dropped)
     for (const bool forward : {false, true}) {
       CAPTURE(dropped);
       CAPTURE(forward);
