@@ -116,8 +116,7 @@ class GrowthRate {
 template <class T, class D>
 Numbers add_term(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state, const Numbers& mask) {
   Values<T, D> term = problem.product(state.r);
-  const bool all = std::find(mask.begin(), mask.end(), 0.0) == mask.end();
-  if (all)
+  if (is_full(mask))
     state.r = std::move(term);
   else
     mix(state.r, others(mask), term, mask);

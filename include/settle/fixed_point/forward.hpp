@@ -146,16 +146,6 @@ inline constexpr const char* coupled_samples =
     "the step's result for a sample depends on the others in its batch: declare `static constexpr bool couples_samples "
     "= true` in the step, or, if an argument is no batch though its axis 0 is as long as one, wrap it in shared(...)";
 
-/// What f() gives for some samples of a batch alone.
-template <class F>
-auto of_samples_alone(const F& f) {
-  try {
-    return f();
-  } catch (const Error& error) {
-    fail("fixed_point", coupled_samples, " (", error.what(), ")");
-  }
-}
-
 /// Throws Error unless what a step gave for some samples alone is what it gave for them among the others, up to the
 /// rounding of results of the size of what it was given, `scale`.
 template <class T, class D>
@@ -172,10 +162,13 @@ template <class T, class D>
 ValueMap<T, D> checked_restriction(const Iterated<T, D>& map, const Rows& rows, const Values<T, D>& z,
                                    const Values<T, D>& fz) {
   ValueMap<T, D> f;
-  const Values<T, D> again = of_samples_alone([&] {
+  Values<T, D> again;
+  try {
     f = map.restrict_to(rows);
-    return f(z);
-  });
+    again = f(z);
+  } catch (const Error& error) {
+    fail("fixed_point", coupled_samples, " (", error.what(), ")");
+  }
   require_alike(fz, again, std::ssize(rows));
   return f;
 }

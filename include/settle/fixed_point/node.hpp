@@ -315,7 +315,7 @@ class Node {
              : report.trace.empty() ? 1.0
                                     : report.trace.back(),
              " after ", report.products, " products");
-      replace_failed(problem, state, report);
+      if (options.on_fail == OnFail::report) replace_failed(problem, state, report);
     }
     if (source_.memory && !failed(report.verdict)) *source_.memory = {state.g, state.r};
 
@@ -325,6 +325,8 @@ class Node {
     report.loss_error_estimate = loss_error(g, first(b), first(z_next_), first(z_));
     std::move(g.begin(), g.end(), out.begin());
     const Rows solved = samples_solved();
+    if (options.on_fail == OnFail::drop_sample)
+      source_.report->dropped += static_cast<int>(source_.systems - std::ssize(solved));
     return std::ssize(solved) == source_.systems ? out : masked(std::move(out), solved);
   }
 
@@ -378,22 +380,12 @@ class Node {
     }
   }
 
-  /// After a failure that does not throw: 0 for a sample that is dropped or unrolled, the one-step gradient for a
-  /// diverged one.
+  /// The one-step gradient for the samples whose solution ran away.
   void replace_failed(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state, const AdjointReport& report) {
-    const std::size_t n = report.samples.size();
-    const OnFail on_fail = source_.options.on_fail;
-    Numbers keep(n, 1.0), take(n, 0.0);
-    for (std::size_t s = 0; s < n; ++s) {
-      if (failed(report.samples[s]) && (on_fail == OnFail::drop_sample || on_fail == OnFail::unroll)) {
-        keep[s] = 0;
-        if (on_fail == OnFail::drop_sample) ++source_.report->dropped;
-      } else if (report.samples[s] == Verdict::diverged || report.samples[s] == Verdict::nonfinite) {
-        keep[s] = 0;
-        take[s] = 1;
-      }
-    }
-    mix(state.g, keep, problem.b, take);
+    Numbers keep;
+    for (const Verdict v : report.samples)
+      keep.push_back(v == Verdict::diverged || v == Verdict::nonfinite ? 0 : 1);
+    mix(state.g, keep, problem.b, others(keep));
   }
 
   /// loss(z*) - loss(f(z)) to first order, of the samples that are solved: the adjoint times the residual at f(z),

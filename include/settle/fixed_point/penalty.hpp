@@ -1,5 +1,4 @@
 #pragma once
-#include <algorithm>
 #include <span>
 
 #include "settle/autodiff/grad.hpp"
@@ -149,7 +148,7 @@ Var<T, D> spectral_hinge_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const
   if (direction.empty()) direction = zeros_like(values_of(z));
   Numbers has = norms(direction, systems);
   for (double& length : has) length = length > 0 && std::isfinite(length) ? 1 : 0;
-  if (std::find(has.begin(), has.end(), 0.0) != has.end()) {
+  if (!is_full(has)) {
     Values<T, D> drawn;
     Random random(options.seed);
     for (const auto& part : z) drawn.push_back(normal<T, D>(part.shape(), 0, 1, random));

@@ -174,6 +174,9 @@ inline Rows all_rows(Index count) {
   return out;
 }
 
+/// Whether a mask leaves nobody out.
+inline bool is_full(const Numbers& mask) { return std::find(mask.begin(), mask.end(), 0.0) == mask.end(); }
+
 /// 1 where a mask is 0, and 0 elsewhere.
 inline Numbers others(Numbers mask) {
   for (double& v : mask) v = v == 0 ? 1 : 0;
