@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 source scripts/install_debian.sh
 
-install_missing g++ meson ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpng-dev
+install_missing g++ meson ninja-build pkg-config libeigen3-dev nlohmann-json3-dev libpng-dev libjpeg62-turbo-dev libcli11-dev
 
 # A folder that test.sh made serves as it is.
 [ -f build/build.ninja ] || CXX=${CXX:-g++} configure build --buildtype=release -Dexamples=enabled -Dtests=disabled -Dwerror=false

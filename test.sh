@@ -5,11 +5,14 @@ set -uo pipefail
 cd "$(dirname "$0")"
 source scripts/install_debian.sh
 
-install_missing g++ meson ninja-build pkg-config libeigen3-dev doctest-dev nlohmann-json3-dev libpng-dev || exit 1
+install_missing g++ meson ninja-build pkg-config libeigen3-dev doctest-dev nlohmann-json3-dev libpng-dev libjpeg62-turbo-dev \
+  libcli11-dev cmake make || exit 1
+install_missing libzip-dev || echo "libzip is not to be had: the tests of NumPy archives are left out"
+install_missing openmpi-bin libopenmpi-dev || echo "MPI is not to be had: its tests are left out"
 install_missing clang && install_missing libclang-rt ||
   echo "clang++ with its sanitizers is not to be had: g++ builds in its place"
 
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 failures=()
 
 # The older thread sanitizers do not bear the address layouts of newer kernels; a fixed layout suits them, where allowed.
 fixed_layout=()
@@ -29,8 +32,20 @@ build() {
     echo "== $folder: built in $((SECONDS - start)) s"
   else
     echo "== $folder: the build FAILED"
-    failed=$((failed + 1))
+    failed=$((failed + 1)) failures+=("$folder: the build")
     return 1
+  fi
+}
+
+# `failed_cases LOG` prints the names of doctest's cases that failed, with the lines that say why; of another program
+# its last words.
+failed_cases() {
+  if grep -q ' ERROR: ' "$1"; then
+    awk '/^TEST CASE:/ { name = $0 }
+      / ERROR: / { if (name != "") print "  " name; name = ""; shown = 12 }
+      shown-- > 0 { print "    " $0 }' "$1"
+  else
+    tail -n 20 "$1"
   fi
 }
 
@@ -53,25 +68,31 @@ run() {
   wait
   number=0
   for entry in "$@"; do
-    program=${entry%% *}
-    cat "$log/$number"
-    read -r status seconds < "$log/$number.end"
-    read -r p f s <<< "$(sed -nE 's/^\[doctest\] test cases: *[0-9]+ \| *([0-9]+) passed \| *([0-9]+) failed \| *([0-9]+) skipped.*/\1 \2 \3/p' "$log/$number")"
+    program=${entry%% *} said=$log/$number
     number=$((number + 1))
+    read -r status seconds < "$said.end"
+    # What a program that passed has to say is its count: what it was made to provoke would hide the failures of others.
+    if [ "$status" -eq 0 ]; then grep -E '^\[doctest\] test cases|SKIP|^packaging|^[0-9]+ passed, ' "$said"; else cat "$said"; fi
     if [ "$status" -eq 77 ]; then  # it needs what this machine lacks, and says what
       echo "== $entry: SKIPPED"
       skipped=$((skipped + 1))
       continue
+    fi
+    read -r p f s <<< "$(sed -nE 's/^\[doctest\] test cases: *[0-9]+ \| *([0-9]+) passed \| *([0-9]+) failed \| *([0-9]+) skipped.*/\1 \2 \3/p' "$said")"
+    if [ -n "$p" ]; then
+      cases[$program]=$((p + f + s))
+      ran[$program]=$((${ran[$program]:-0} + p + f))
+    else  # a script, which closes on its own numbers
+      read -r p f s <<< "$(sed -nE '$s/^([0-9]+) passed, ([0-9]+) failed, ([0-9]+) skipped$/\1 \2 \3/p' "$said")"
+      skipped=$((skipped + ${s:-0}))
     fi
     if [ "$status" -ne 0 ] && [ "${f:-0}" -eq 0 ]; then
       echo "== $entry: ended with status $status"
       failed=$((failed + 1))
     fi
     echo "== $entry: ran for $seconds s"
-    if [ -z "$p" ]; then continue; fi
-    cases[$program]=$((p + f + s))
-    ran[$program]=$((${ran[$program]:-0} + p + f))
-    passed=$((passed + p)) failed=$((failed + f))
+    passed=$((passed + ${p:-0})) failed=$((failed + ${f:-0}))
+    if [ "$status" -ne 0 ]; then failures+=("$entry, status $status" "$(failed_cases "$said")"); fi
   done
   for program in "${!cases[@]}"; do skipped=$((skipped + ${cases[$program]} - ${ran[$program]})); done
   rm -r "$log"
@@ -88,8 +109,8 @@ add() {
 # The longest in two shares, and first.
 add_all() {
   programs+=("$1/tests/settle_tests -sf=*fixed_point*,*ops.cpp" "$1/tests/settle_tests -sfe=*fixed_point*,*ops.cpp")
-  add "$1" settle_emulated_device_tests settle_map_tests settle_kernel_tests settle_cuda_kernel_tests settle_cuda_tests \
-    settle_gpu_tests settle_gpu_op_tests
+  add "$1" settle_mpi_tests settle_emulated_device_tests settle_device_nccl_tests settle_map_tests settle_kernel_tests \
+    settle_cuda_kernel_tests settle_cuda_tests settle_gpu_tests settle_gpu_op_tests settle_instruction_set_tests
 }
 
 # The checks make compiled maps long: all programs but settle_map_tests interpret them here.
@@ -105,7 +126,8 @@ if is_present libclang-rt; then
   export CXX=clang++
   sanitized=build-clang-sanitize
 fi
-build $sanitized checked_programs examples/parity examples/quickstart examples/train_pathfinder -- -Dexamples=enabled "${sanitize[@]}" && add_all $sanitized
+build $sanitized checked_programs examples/panoptic_eval examples/parity examples/quickstart settle_programs -- -Dexamples=enabled "${sanitize[@]}" &&
+  add_all $sanitized
 
 export CXX=g++
 build build all -- --buildtype=release -Dexamples=enabled && add_all build
@@ -115,8 +137,12 @@ build build-thread tests/settle_thread_tests tests/settle_kernel_tests -- \
   -Db_sanitize=thread --buildtype=debug -Doptimization=1 -Dcuda=disabled -Dexamples=enabled &&
   add build-thread settle_thread_tests settle_kernel_tests
 
+# What is installed, used in every way there is.
+programs+=("tests/packaging/run.sh build-packaging")
+
 run "${programs[@]}"
 
+if [ ${#failures[@]} -gt 0 ]; then printf '%s\n' "== What failed:" "${failures[@]}"; fi
 echo "Everything took $SECONDS s."
 echo "$passed passed, $failed failed, $skipped skipped"
 [ $failed -eq 0 ]

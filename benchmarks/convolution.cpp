@@ -1,6 +1,5 @@
 #include <benchmark/benchmark.h>
 
-#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -50,7 +49,6 @@ void run(benchmark::State& state, const Case& c) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (const char* threads = std::getenv("SETTLE_THREADS")) ThreadPool::instance().resize(std::atoi(threads));
   using Direction = cpu::ConvDirection;
   const std::pair<const char*, Direction> directions[] = {
       {"forward", Direction::forward}, {"input_grad", Direction::input_grad}, {"weight_grad", Direction::weight_grad}};

@@ -147,6 +147,41 @@ void print_forward_table() {
   }
 }
 
+/// What the estimates say of errors along what the right-hand side hardly excites, and of a J far from normal.
+void print_hidden_table() {
+  std::vector<double> rates{0.9999}, share{1e-4};
+  Random random(3);
+  for (int k = 1; k < size; ++k) rates.push_back(random.uniform(-0.9, 0.9)), share.push_back(random.normal());
+  struct Case {
+    const char* name;
+    Matrix w;
+    std::vector<double> b;
+  };
+  const Case cases[] = {
+      {"diag(-0.6, 0, 0.999), b = (-0.7, 1, 1e-6)", diagonal_matrix({-0.6, 0, 0.999}), {-0.7, 1, 1e-6}},
+      {"diag(-0.6, 0, 0.9999), b = (-0.7, 1, 1e-8)", diagonal_matrix({-0.6, 0, 0.9999}), {-0.7, 1, 1e-8}},
+      {"40 numbers in [-0.9, 0.9], and 0.9999 with a share of 1e-4", diagonal_matrix(rates), share},
+      {"Jordan block: 0.5, coupling 1, 20 numbers", jordan_blocks(1, 20, 0.5, 1), random_vector(20, 1)},
+      {"two of these", jordan_blocks(2, 20, 0.5, 1), random_vector(40, 1)},
+      {"rho 0.99, b random", symmetric_matrix(size, 0.99, 3), right_hand_side()}};
+  std::printf("| J, and b; solved by | double | float |\n|---|---|---|\n");
+  const auto cell = [](const Judged& plain, const Judged& certified) {
+    std::printf(" %s / %s / %s, %d and %d products |", error_text(plain.error).c_str(),
+                error_text(plain.estimate).c_str(), error_text(certified.estimate).c_str(),
+                plain.report.adjoint.products, certified.report.adjoint.probes);
+  };
+  const std::pair<const char*, fp::Adjoint> solvers[] = {
+      {"Auto", fp::Auto{}}, {"Neumann", fp::Neumann{}}, {"Gmres", fp::Gmres{}}};
+  for (const Case& c : cases)
+    for (const auto& [name, solver] : solvers) {
+      const fp::Options plain{.adjoint = solver}, certified{.adjoint = solver, .certify = fp::Certify{}};
+      std::printf("| %s; %s |", c.name, name);
+      cell(judge<double>(c.w, c.b, plain), judge<double>(c.w, c.b, certified));
+      cell(judge<float>(c.w, c.b, plain), judge<float>(c.w, c.b, certified));
+      std::printf("\n");
+    }
+}
+
 /// The median time of each action. They are run in turn, so that a change of the machine's speed meets all of them.
 std::vector<double> milliseconds(const std::vector<std::function<void()>>& actions) {
   constexpr std::size_t rounds = 21;
@@ -202,8 +237,7 @@ void print_costs() {
       training_step(fp::Lcp{}, 0),
       training_step(fp::Lcp{.route = fp::Route::forward_over_reverse}, 0),
   });
-  const double backward = cell_times[1], product = cell_times[2], none = cell_times[3],
-               products = cell_times[4] - none;
+  const double backward = cell_times[1], product = cell_times[2], none = cell_times[3], products = cell_times[4] - none;
   std::printf("| hGRU cell, 15 x 15, %d channels, 2 x 64 x 64 | ms |\n|---|---|\n", static_cast<int>(channels));
   std::printf("| one step | %.1f |\n| a step's backward pass, all gradients | %.1f |\n", cell_times[0], backward);
   std::printf("| one adjoint product | %.1f (%.2f of a backward pass) |\n", product, product / backward);
@@ -222,7 +256,7 @@ void print_costs() {
                    input);
       };
       const auto solution =
-          fp::solve(convolved, {.stop = fp::Steps{2}, .penalty = fp::Lcp{.lambda = -1, .route = route}}, zero, w,
+          fp::solve(convolved, {.stop = fp::Steps{2}, .penalty = fp::Lcp{.lambda = 0, .route = route}}, zero, w,
                     Var<float>(drive));
       (void)grad(solution.penalty, {w});
     };
@@ -270,6 +304,7 @@ int main(int count, char** arguments) {
   };
   section("forward", print_forward_table);
   section("adjoint", print_adjoint_table);
+  section("hidden", print_hidden_table);
   section("memory", print_memory);
   section("costs", print_costs);
 }

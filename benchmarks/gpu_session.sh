@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What to run first on a machine with a GPU, all within ten minutes, compiling included: the tests of kernels, operations,
 # solvers and nets; the released code's recorded steps; bitwise equality and constant memory; compute-sanitizer; short
-# Pathfinder trainings that checkpoint, stop and go on; times, beside PyTorch's where python3 has it.
+# Pathfinder trainings that checkpoint, stop and go on; times, beside PyTorch's where python3 has it. On two GPUs or more
+# also sums over them by NCCL, and a training on two.
 #
 #     gpu_session.sh [FOLDER]
 #
@@ -32,10 +33,17 @@ cd "$(dirname "$0")/.." || exit 1
 export SETTLE_REQUIRE_GPU=1 SETTLE_CACHE=${SETTLE_CACHE:-$build/kernels}
 
 compare=(--kernels 15 5 9 3 --rounds 2) convolutions=() burst=30
-export training="--validate-every 50" small="--size 32 --window 112 --contour-length 3 --distractors 1 --kernel 5 --orientations 2 --batch 4 --steps 6 --terms 4"
+export paper=examples/configs/pathfinder14.json
+export training="--set train.validate_every=50"
+small=""
+for option in data.size=32 data.window=112 data.contour_length=3 data.distractors=1 model.kernel=5 model.orientations=2 \
+  train.batch=4 algorithm.steps=6 algorithm.products=4 data.validation=4 data.held_out=4 evaluation.batch=4; do
+  small+=" --set $option"
+done
+export small
 if [ "${REHEARSAL:-0}" = 1 ]; then
   compare=(--rehearse --kernels 3 --batch 1 --size 16 --rounds 1) convolutions=(1 3 16 1) burst=20
-  training="$small --validate-every 2 --validation-images 4"
+  training="$small --set train.validate_every=2"
 fi
 
 # --- compiling -----------------------------------------------------------------------------------
@@ -83,7 +91,7 @@ link_programs() {
   for name in "${!needs[@]}"; do
     if [ -x "$build/$name" ] || [ -n "${absent[$name]:-}" ]; then continue; fi
     # shellcheck disable=SC2086
-    g++ ${objects[$name]} -o "$build/$name" -ldl -lpthread >> "$out/compiler.txt" 2>&1
+    g++ ${objects[$name]} -o "$build/$name" $([[ ${needs[$name]} == *png.h* ]] && echo -lpng -ljpeg) -ldl -lpthread >> "$out/compiler.txt" 2>&1
   done
 }
 
@@ -147,12 +155,12 @@ some_cases() {
 # `go_on FOLDER SECONDS OPTION...`: stopped by a signal, a training goes on from its checkpoint; so does one that an
 # earlier session left in the folder.
 go_on() {
-  local folder=$1 seconds=$2 start=--output counts=()
+  local folder=$1 seconds=$2 round counts=()
   steps() { grep -c '"loss"' "$folder/metrics.jsonl" 2> /dev/null || true; }
-  if [ -f "$folder/checkpoint.safetensors" ]; then start=--resume; fi
   counts+=("$(steps)")
-  for start in "$start" --resume; do
-    timeout --preserve-status -s TERM "$seconds" "$build/train_pathfinder_cuda" "$start" "$folder" "${@:3}" || return 1
+  for round in 1 2; do
+    timeout --preserve-status -s TERM "$seconds" "$build/settle_train_cuda" $paper --output "$folder" --resume "${@:3}"
+    [ $? -eq 75 ] || return 1
     counts+=("$(steps)")
   done
   echo "steps before, in between and after: ${counts[*]}; the last lines of metrics.jsonl:"
@@ -163,31 +171,52 @@ go_on() {
 # The numbers of a safetensors file: what follows its header.
 numbers() { tail -c +$((9 + $(od -An -t u8 -N 8 "$1"))) "$1"; }
 
+# `take STEPS FOLDER [PROGRAM]`: a small training up to so many steps.
+take() {
+  # shellcheck disable=SC2086
+  "$build/${3:-settle_train_cuda}" $paper $small --output "$2" --resume --set train.steps=$1
+}
+
 # Four steps at once, and two with two from their checkpoint.
 same_bits() {
-  # shellcheck disable=SC2086
-  "$build/train_pathfinder_cuda" $small --output "$1/whole" --training-steps 4 &&
-    "$build/train_pathfinder_cuda" $small --output "$1/parts" --training-steps 2 &&
-    "$build/train_pathfinder_cuda" --resume "$1/parts" --training-steps 4 &&
-    cmp <(numbers "$1/whole/checkpoint.safetensors") <(numbers "$1/parts/checkpoint.safetensors") &&
-    [ "$(numbers "$1/whole/checkpoint.safetensors" | wc -c)" -gt 1000 ]
+  take 4 "$1/whole" && take 2 "$1/parts" && take 4 "$1/parts" &&
+    cmp <(numbers "$1/whole/checkpoints/last.safetensors") <(numbers "$1/parts/checkpoints/last.safetensors") &&
+    [ "$(numbers "$1/whole/checkpoints/last.safetensors" | wc -c)" -gt 1000 ]
 }
 
 # A training that goes from the device to the CPU and back.
 other_device() {
-  # shellcheck disable=SC2086
-  "$build/train_pathfinder_cuda" $small --output "$1/moved" --training-steps 2 &&
-    "$build/train_pathfinder" --resume "$1/moved" --training-steps 4 &&
-    "$build/train_pathfinder_cuda" --resume "$1/moved" --training-steps 6 &&
+  take 2 "$1/moved" && take 4 "$1/moved" settle_train && take 6 "$1/moved" &&
     [ "$(grep -c '"loss"' "$1/moved/metrics.jsonl")" -eq 6 ]
 }
-export -f some_cases go_on numbers same_bits other_device
+
+# The losses of a training.
+losses() { grep -o '"loss":[^,}]*' "$1/metrics.jsonl" | cut -d: -f2; }
+
+# A training on two GPUs, a process on each, as torchrun would start them: connected by NCCL, with the losses of one GPU.
+two_gpus() {
+  local folder=$1 rank status=0 processes=()
+  take 4 "$folder/alone" || return 1
+  for rank in 0 1; do
+    RANK=$rank LOCAL_RANK=$rank WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=${PORT:-29511} \
+      take 4 "$folder/two" > "$out/two_gpus_$rank.txt" 2>&1 &
+    processes+=($!)
+  done
+  for rank in 0 1; do wait "${processes[$rank]}" || status=1; done
+  cat "$out/two_gpus_0.txt" "$out/two_gpus_1.txt"
+  [ $status -eq 0 ] && grep -q "GPUs are connected by NCCL" "$out/two_gpus_0.txt" || return 1
+  paste <(losses "$folder/alone") <(losses "$folder/two") | tee /dev/stderr |
+    awk '{ d = $1 - $2; if (NF != 2 || d > 1e-4 * $1 || -d > 1e-4 * $1) wrong = 1 } END { exit wrong || NR != 4 }'
+}
+export -f some_cases go_on take numbers same_bits other_device losses two_gpus
 
 # --- the session ---------------------------------------------------------------------------------
 
 date -u
 device=$(nvidia-smi --query-gpu=name,driver_version,compute_cap --format=csv,noheader 2> /dev/null) || device="no answer from nvidia-smi"
 echo "$device"
+gpus=$(nvidia-smi -L 2> /dev/null | grep -c '^GPU')
+if [ "${REHEARSAL:-0}" = 1 ] && [ -n "${SETTLE_CUDA_LIBRARIES:-}" ]; then gpus=2; fi  # each process has its own
 # What computes on the device prepares and launches here: that need not be fast, but the longest file is what is waited for.
 interpreted=-DSETTLE_INTERPRETED_MAPS
 test_flags="-O0 $interpreted"
@@ -195,10 +224,17 @@ program hgru_step "Eigen/Core" "-O1 $interpreted -DSETTLE_BENCHMARK_CUDA" benchm
 program gpu_op_tests "Eigen/Core doctest/doctest.h" "$test_flags" tests/device_training.cpp tests/device_ops.cpp \
   tests/device_convolution.cpp tests/device.cpp tests/device_real.cpp
 program parity_cuda "Eigen/Core nlohmann/json.hpp" "$test_flags -DEXAMPLE_CUDA" examples/parity_case.cpp examples/parity.cpp
-program train_pathfinder_cuda "Eigen/Core nlohmann/json.hpp" "-O1 $interpreted -DEXAMPLE_CUDA" examples/train_pathfinder.cpp
+trainer=$(echo examples/segmentation_*.cpp examples/settle_train.cpp)
+trainer_headers="Eigen/Core nlohmann/json.hpp png.h jpeglib.h CLI/CLI.hpp"
+# shellcheck disable=SC2086
+program settle_train_cuda "$trainer_headers" "-O1 $interpreted -DEXAMPLE_CUDA" $trainer
 program gpu_tests "Eigen/Core doctest/doctest.h" -O1 tests/kernels.cpp tests/kernel_launch_device.cpp
+if [ "$gpus" -ge 2 ]; then
+  program nccl_tests "Eigen/Core doctest/doctest.h" "$test_flags -DSETTLE_ON_GPUS" tests/device_nccl.cpp
+fi
 program convolution_device "Eigen/Core" "-O1" benchmarks/convolution_device.cpp
-program train_pathfinder "Eigen/Core nlohmann/json.hpp" "-O1 $interpreted" examples/train_pathfinder.cpp
+# shellcheck disable=SC2086
+program settle_train "$trainer_headers" "-O1 $interpreted" $trainer
 link_programs
 echo "== compiled in $SECONDS s with $jobs_at_most jobs"
 grep -E "error" "$out/compiler.txt" 2> /dev/null | head -20
@@ -230,12 +266,18 @@ else
   report "NOT RUN" "compute-sanitizer: $sanitizer is not there"
 fi
 
-item "a training goes on from its checkpoint to the same bits" train_pathfinder_cuda 90 same_bits same_bits "$temporary"
-if ! missing "a training moves to the CPU and back" train_pathfinder; then
-  item "a training moves to the CPU and back" train_pathfinder_cuda 90 other_device other_device "$temporary"
+item "a training goes on from its checkpoint to the same bits" settle_train_cuda 90 same_bits same_bits "$temporary"
+if ! missing "a training moves to the CPU and back" settle_train; then
+  item "a training moves to the CPU and back" settle_train_cuda 90 other_device other_device "$temporary"
+fi
+if [ "$gpus" -ge 2 ]; then
+  item "sums over GPUs by NCCL" nccl_tests 60 nccl some_cases "$build/nccl_tests"
+  item "a training on two GPUs" settle_train_cuda 90 two_gpus two_gpus "$temporary"
+else
+  report "NOT RUN" "NCCL, and a training on two GPUs: there are $gpus"
 fi
 # shellcheck disable=SC2086
-item "a training stops on a signal and goes on" train_pathfinder_cuda $((2 * burst + 60)) training \
+item "a training stops on a signal and goes on" settle_train_cuda $((2 * burst + 60)) training \
   go_on "$out/training" $burst $training
 
 for check in "${!checks[@]}"; do

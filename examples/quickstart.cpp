@@ -1,148 +1,23 @@
 // Trains a recurrent network to trace contours through its fixed point (C-RBP), and its feed-forward control for the
-// same time; scores both on images that training never saw; writes scores, weights and pictures.
+// same time; scores both on images that training never saw; writes scores, weights, pictures and a report.
 #include <atomic>
-#include <filesystem>
-#include <fstream>
-#include <initializer_list>
-#include <mutex>
-#include <thread>
+#include <future>
 
-#include "common.hpp"
-#include "settle/io/gif.hpp"
-#include "settle/io/modules.hpp"
-#include "settle/io/png.hpp"
+#include "contour_course.hpp"
+#include "settle/train/held_out.hpp"
+#include "settle/train/report.hpp"
+#include "settle/train/solve_figures.hpp"
+#include "settle/train/trainer.hpp"
 
-using namespace settle;
+using namespace contours;
+namespace fs = std::filesystem;
 
 namespace {
-
-// --- what is trained, on what --------------------------------------------------------------------
-
-/// One part of the training. A net that has learnt to carry the mark along short contours goes on to longer ones, with
-/// more steps to carry it in; long ones alone take it many times as long to learn from.
-struct Lesson {
-  Index contour_length, distractor_length;  ///< dashes
-  int recurrent_steps;
-  double share;  ///< of the training steps
-};
-
-struct Settings {
-  std::filesystem::path output = "out/quickstart";
-  std::uint64_t seed = 1;
-  Index training_steps = 6000;
-  Index batch = 4;
-  double rate = 2.5e-2;
-  double penalty_weight = 3;
-  Index training_images = 4096;  ///< in each lesson
-  Index held_out_images = 1024;
-  ModelOptions model{.kernel = 3, .orientations = 8, .seed = 1, .initialisation = Initialisation::corrected};
-  PathfinderOptions task{.size = 32, .window = 112, .distractors = 3, .thickness = 3, .random_flips = true};
-  std::array<Lesson, 3> lessons{{{3, 3, 10, 0.12}, {6, 6, 16, 0.3}, {9, 6, 20, 0.58}}};
-};
-
-/// Images of one purpose, made once. A Pathfinder data set is a seed, and its images are numbered; training and
-/// held-out images come from different seeds.
-class Images {
- public:
-  Images(const Settings& s, const Lesson& lesson, std::uint64_t data_set, Index count)
-      : batches_(static_cast<std::size_t>((count + s.batch - 1) / s.batch)) {
-    PathfinderOptions task = s.task;
-    task.contour_length = lesson.contour_length, task.distractor_length = lesson.distractor_length;
-    const Pathfinder pathfinder(task);
-    for (std::size_t k = 0; k < batches_.size(); ++k) {
-      const Index first = static_cast<Index>(k) * s.batch;
-      batches_[k] = pathfinder.batch(data_set, static_cast<std::uint64_t>(first), std::min(s.batch, count - first));
-      // A stroke is narrower than a pixel here, and dimmer than the stem's initial filters expect.
-      batches_[k].image = map([](auto v, auto contrast) { return contrast * v; }, Var(batches_[k].image), 1.5).value();
-    }
-  }
-
-  const std::vector<PathfinderBatch>& batches() const { return batches_; }
-
-  /// Images and targets of a training step: each round through the images sees them mirrored another way.
-  PathfinderBatch training_batch(Index step) const {
-    const auto count = static_cast<Index>(batches_.size());
-    const PathfinderBatch& batch = batches_[static_cast<std::size_t>(step % count)];
-    const auto flip = static_cast<Flip>(step / count % 4);
-    return {.image = flipped(batch.image, flip), .target = flipped(batch.target, flip), .dashes = {}};
-  }
-
- private:
-  std::vector<PathfinderBatch> batches_;
-};
-
-/// The lessons, each with its images, and the learning rate, as functions of how far the training is (0 to 1). The
-/// control has no number of steps of its own: it is as far as the recurrent net is.
-class Course {
- public:
-  explicit Course(const Settings& s) : settings_(s) {
-    for (std::size_t k = 0; k < s.lessons.size(); ++k)
-      images_.emplace_back(s, s.lessons[k], (s.lessons.size() + 1) * s.seed + k, s.training_images);
-  }
-
-  const Lesson& lesson(double progress) const { return settings_.lessons[at(progress)]; }
-  PathfinderBatch batch(double progress, Index step) const { return images_[at(progress)].training_batch(step); }
-
-  double rate(double progress) const { return half_cosine(settings_.rate, 0.02 * settings_.rate, progress); }
-
- private:
-  std::size_t at(double progress) const {
-    std::size_t k = 0;
-    for (double end = settings_.lessons[0].share; k + 1 < images_.size() && progress >= end;)
-      end += settings_.lessons[++k].share;
-    return k;
-  }
-
-  const Settings& settings_;
-  std::vector<Images> images_;
-};
-
-// --- training ------------------------------------------------------------------------------------
-
-/// One line of metrics.jsonl a step, and the progress line. Both nets write to it.
-class Log {
- public:
-  Log(const std::filesystem::path& path, std::initializer_list<std::string> models) : file_(path) {
-    require(file_.good(), "quickstart", "cannot write ", path.string());
-    for (const auto& model : models) lines_.push_back({.model = model});
-  }
-
-  void step(std::size_t model, Index step, double seconds, double loss, const Json& more) {
-    const std::lock_guard lock(mutex_);
-    Line& own = lines_[model];
-    Json line{{"model", own.model}, {"step", step}, {"seconds", seconds}, {"loss", loss}};
-    line.update(more);
-    file_ << line.dump() << '\n';
-    require(std::isfinite(loss), "quickstart", "the loss of the ", own.model, " is ", loss, " at step ", step);
-    own.loss = step == 1 ? loss : 0.98 * own.loss + 0.02 * loss;
-    own.shown = text("%s: step %lld, loss %.5f", own.model.c_str(), static_cast<long long>(step), own.loss);
-    if (more.contains("residual")) own.shown += text(", residual %.1e", more["residual"].get<double>());
-    show(seconds, false);
-  }
-
-  /// Ends the progress line.
-  void end(double seconds) { show(seconds, true); }
-
- private:
-  struct Line {
-    std::string model, shown = {};
-    double loss = 0;
-  };
-
-  void show(double seconds, bool last) const {
-    std::string all = text("%5.1f s", seconds);
-    for (const Line& line : lines_) all += (line.shown.empty() ? "" : "  |  ") + line.shown;
-    show_progress(all, last);
-  }
-
-  std::mutex mutex_;
-  std::ofstream file_;
-  std::vector<Line> lines_;
-};
 
 using Net = HgruNet<float, Device>;
 using Control = FeedForwardNet<float, Device>;
 using V = Var<float, Device>;
+using DeviceBatch = BatchOf<float, Device>;
 
 /// The released initial values, but for what a few minutes of training cannot make up for: the stem's brightness filter
 /// has the norm of the others, the cell's batch norms let more through, and the read-out expects few contour pixels.
@@ -160,61 +35,30 @@ HgruNet<float> initial_net(const ModelOptions& options) {
   return net;
 }
 
-/// C-RBP: the recurrent steps are not recorded; the loss is differentiated through the fixed point that they approach,
-/// and the penalty keeps the last step contractive: on both sides, as a factor near -1 makes the state flicker.
-/// Calls after_step(steps done, seconds).
-void train(Net& net, const Settings& s, const Course& course, Log& log,
-           const std::function<void(Index, double)>& after_step) {
-  Adam<float, Device> adam({.beta2 = 0.99});
-  const auto progress_at = [&](Index step) {
-    return static_cast<double>(step) / static_cast<double>(s.training_steps);
-  };
-  Prefetch<Staged> batches([&](Index step) { return staged(course.batch(progress_at(step), step)); });
-  const auto start = std::chrono::steady_clock::now();
-  for (Index step = 0; step < s.training_steps; ++step) {
-    const double progress = progress_at(step);
-    const Staged batch = batches.next();
-    const Rbp policy{{.stop = fixed_point::Steps{.count = course.lesson(progress).recurrent_steps},
-                      .adjoint = fixed_point::Neumann{.max_products = 8, .rtol = 0.1},
-                      .penalty = fixed_point::Lcp{.lambda = 0.9, .two_sided = true},
-                      .on_fail = fixed_point::OnFail::report}};
-    adam.options.rate = course.rate(progress);
-    const TrainingStep done = training_step(net, adam, batch, policy, s.penalty_weight);
-    const double seconds = seconds_since(start);
-    log.step(0, step + 1, seconds, done.loss,
-             {{"penalty", done.penalty},
-              {"residual", done.report->forward.relative.front()},
-              {"adjoint_products", done.report->adjoint.products},
-              {"rate", adam.options.rate}});
-    after_step(step + 1, seconds);
-  }
+Objective<V> objective(const Net& model, const DeviceBatch& batch, const Method& method) {
+  const auto result = run(model, V(batch.image), method.policy);
+  const V loss = focal_loss(result.logits, batch.target);
+  return {penalised(loss, result.penalty, method.penalty_weight),
+          [loss, penalty = result.penalty, report = result.report] {
+            Figures out{{"focal_loss", static_cast<double>(loss.item())}};
+            for (const auto& figure : figures_of(static_cast<double>(penalty.item()), report, 0)) out.push_back(figure);
+            out.emplace_back("recurrent_steps", report->forward.steps);
+            return out;
+          },
+          [report = result.report] { return verdicts_of(report); }};
 }
 
-/// The feed-forward control, for as long as the recurrent net trains: until `progress` is 1. Returns its steps.
-Index train(Control& net, const Course& course, const std::function<double()>& progress, Log& log) {
-  Adam<float, Device> adam({.beta2 = 0.99});
-  const auto start = std::chrono::steady_clock::now();
-  Index step = 0;
-  for (double now = progress(); now < 1; now = progress()) {
-    const Staged batch = staged(course.batch(now, step));
-    std::vector<V> gradients;
-    double loss_value = 0;
-    {
-      Tape<float, Device> tape;
-      Control model = on_tape(net, tape);
-      const V loss = focal_loss(model.train(Var(to<Device>(batch.image))), to<Device>(batch.target));
-      gradients = grad(loss, parameters<V>(model));
-      loss_value = static_cast<double>(loss.item());
-      for (std::size_t k = 0; k < net.bn.size(); ++k) {
-        net.bn[k].running_mean = stop_gradient(model.bn[k].running_mean);
-        net.bn[k].running_var = stop_gradient(model.bn[k].running_var);
-      }
-    }
-    adam.options.rate = course.rate(now);
-    adam.step(net, gradients);
-    log.step(1, ++step, seconds_since(start), loss_value, {{"rate", adam.options.rate}});
-  }
-  return step;
+/// The memory of a training step at a given progress, beyond the net's own. Nothing else may run on the device.
+std::size_t peak_bytes(Net net, const Course& course, double progress) {
+  const auto& memory = MemoryOf<Device>::instance();
+  const std::size_t held = memory.use().current;
+  Trainer<Net, float, Device> trainer(net, {.steps = 2});  // the second finds the optimiser's state there
+  trainer.show_progress = false;
+  const auto batch = course.batch(progress, 0);
+  trainer.train_on(
+      [&] { return to<Device>(batch); },
+      [&](const Net& model, const DeviceBatch& b) { return objective(model, b, course.method(progress, 0)); });
+  return memory.use().peak - held;
 }
 
 /// What training both nets gives, on the CPU.
@@ -228,199 +72,99 @@ struct Trained {
 
 /// Trains both nets for the same time. On the CPU at the same time, each on one core, as they are too small to be worth
 /// splitting; on another device, which would serve them in turns, one after the other.
-Trained train_both(const Settings& s, const Course& course, Log& log) {
+Trained train_both(const Settings& s, const Course& course, const std::shared_ptr<RunFolder>& folder) {
   constexpr bool at_once = std::is_same_v<Device, Cpu>;
   Net net = hgru_net<float, Device>(s.model);
   copy_parameters(initial_net(s.model), net);
   Control control = feed_forward_net<float, Device>(s.model);
   Trained out;
   ThreadPool::instance().resize(1);
-  auto& memory = MemoryOf<Device>::instance();
-  const std::size_t held = memory.use().current;
-  memory.reset_peak();
-  std::atomic<double> progress = 0;
-  std::exception_ptr control_error;
-  std::jthread control_thread;
-  const auto after_step = [&](Index done, double seconds) {
-    out.seconds = seconds;
-    if (done == std::min<Index>(2, s.training_steps)) {  // every later step takes the same memory
-      out.peak_bytes = memory.use().peak - held;
-      if (at_once)
-        control_thread = std::jthread([&] {
-          try {
-            out.control_steps = train(
-                control, course, [&] { return progress.load(); }, log);
-          } catch (...) {
-            control_error = std::current_exception();
-          }
-        });
-    }
-    progress = static_cast<double>(done) / static_cast<double>(s.training_steps);
+  out.peak_bytes = peak_bytes(net, course, 0);
+
+  std::atomic<double> progress = 0;  // of the recurrent net's training
+  TrainerOptions as_long = s.train;
+  as_long.steps = std::numeric_limits<Index>::max();
+  Trainer<Control, float, Device> beside(control, as_long, folder->path() / "feed_forward");
+  beside.show_progress = !at_once;
+  beside.budget_used = [&] { return at_once ? progress.load() : beside.seconds() / out.seconds; };
+  const auto train_control = [&] {
+    beside.train_on(
+        [&] { return to<Device>(course.batch(beside.progress(), beside.step())); },
+        [](Control& model, const DeviceBatch& batch) { return focal_loss(model.train(V(batch.image)), batch.target); });
   };
-  try {
-    train(net, s, course, log, after_step);
-  } catch (...) {
-    progress = 1;  // ends the control's training too
-    throw;
+  Trainer<Net, float, Device> trainer(net, s.train, folder, false);
+  const auto progress_at = [&](Index step) { return static_cast<double>(step) / static_cast<double>(s.train.steps); };
+  trainer.budget_used = [&] { return progress = progress_at(trainer.step()); };
+  std::future<void> control_done;
+  {
+    struct Ended {
+      std::atomic<double>& progress;
+      ~Ended() { progress = 1; }
+    } const ended{progress};  // however the training ends, the control's does too
+    if (at_once) control_done = std::async(std::launch::async, train_control);
+    Prefetch<BatchOf<float, Device::Staging>> batches([&](Index k) { return course.batch(progress_at(k), k); });
+    trainer.train_on([&] { return to<Device>(batches.next()); },
+                     [&](const Net& model, const DeviceBatch& batch) {
+                       return objective(model, batch, course.method(progress_at(trainer.step()), trainer.step()));
+                     });
+    out.seconds = trainer.seconds();
   }
-  if (control_thread.joinable()) control_thread.join();
-  if (control_error) std::rethrow_exception(control_error);
-  if (!at_once) {
-    const auto start = std::chrono::steady_clock::now();
-    out.control_steps = train(
-        control, course, [&] { return seconds_since(start) / out.seconds; }, log);
-  }
-  log.end(out.seconds);
+  if (at_once)
+    control_done.get();
+  else
+    train_control();
+  if (StopSignals::asked()) return out;
+  out.control_steps = beside.step();
+  out.peak_bytes = std::max(out.peak_bytes, peak_bytes(net, course, 1));
   ThreadPool::instance().resize(ThreadPool::default_threads());
   out.net = hgru_net<float>(s.model), out.control = feed_forward_net<float>(s.model);
   copy_parameters(net, out.net), copy_parameters(control, out.control);
   return out;
 }
 
-// --- evaluation ----------------------------------------------------------------------------------
-
-/// Counts over the held-out images, in batches as in training: batch norm uses the batch's statistics.
-template <class Predict>
-Confusion evaluate(const Images& images, Predict&& predict_logits) {
-  Confusion out;
-  for (const PathfinderBatch& batch : images.batches()) out += confusion(predict_logits(batch), batch.target);
-  return out;
-}
-
-/// The logits of the predictor that marks every dash.
-Tensor<float> mark_all(const PathfinderBatch& batch) {
-  const Shape& shape = batch.dashes.shape();
-  const Var<float> dashes(batch.dashes.reshape({shape[0], 1, shape[1], shape[2]}));
-  const Var<float> sign(Tensor<float>(Shape{2, 1, 1}, {-1.f, 1.f}));
-  return map([](auto d, auto c) { return c * (d - 0.5); }, dashes, sign).value();
-}
-
-// --- pictures ------------------------------------------------------------------------------------
-
-constexpr Index zoom = 5, gap = 2;
-
-/// A grid of small pictures on a grey ground.
-class Sheet {
- public:
-  Sheet(Index rows, Index columns, Index size)
-      : size_(size * zoom), picture_(blank_image(rows * (size_ + gap) + gap, columns * (size_ + gap) + gap, 3, 64)) {}
-
-  /// Fills one cell: colour(pixel) gives red, green, blue in [0, 1] of the small picture's pixel.
-  void paint(Index row, Index column, const std::function<std::array<float, 3>(Index)>& colour) {
-    for (Index y = 0; y < size_; ++y)
-      for (Index x = 0; x < size_; ++x) {
-        const auto c = colour(y / zoom * (size_ / zoom) + x / zoom);
-        const Index at = ((gap + row * (size_ + gap) + y) * picture_.width + gap + column * (size_ + gap) + x) * 3;
-        for (std::size_t k = 0; k < 3; ++k)
-          picture_.pixels[static_cast<std::size_t>(at) + k] =
-              static_cast<std::uint8_t>(255 * std::clamp(c[k], 0.f, 1.f) + 0.5f);
-      }
-  }
-
-  const Image8& picture() const { return picture_; }
-
- private:
-  Index size_;
-  Image8 picture_;
-};
-
-std::function<std::array<float, 3>(Index)> grey(const float* values) {
-  return [=](Index k) { return std::array{values[k], values[k], values[k]}; };
-}
-
-/// The image in grey with the marked pixels' probability in orange, for logits (2, S, S).
-std::function<std::array<float, 3>(Index)> marked(const float* image, const float* logits, Index pixels) {
-  return [=](Index k) {
-    const float p = 1 / (1 + std::exp(logits[k] - logits[pixels + k])), rest = (1 - p) * image[k];
-    return std::array{rest + p, rest + 0.6f * p, rest};
-  };
-}
-
-void write_pictures(const Settings& s, const HgruNet<float>& net, const Images& images) {
-  const Index shown = std::min<Index>(8, s.batch), pixels = s.task.size * s.task.size;
-  const PathfinderBatch& batch = images.batches().front();
-  std::vector<Tensor<float>> logits;
-  const int steps = s.lessons.back().recurrent_steps;
-  predict(net, Var(batch.image), 2 * steps, [&](int, const Var<float>& y) { logits.push_back(y.value()); });
-  const auto image = [&](Index n) { return batch.image.data() + n * pixels; };
-
-  Sheet panels(3, shown, s.task.size);
-  const Tensor<float>& settled = logits[static_cast<std::size_t>(steps - 1)];
-  for (Index n = 0; n < shown; ++n) {
-    panels.paint(0, n, grey(image(n)));
-    panels.paint(1, n, grey(batch.target.data() + n * pixels));
-    panels.paint(2, n, marked(image(n), settled.data() + 2 * n * pixels, pixels));
-  }
-  write_png(s.output / "panels.png", panels.picture());
-
-  std::vector<Image8> frames;
-  for (const auto& y : logits) {
-    Sheet frame(2, shown / 2, s.task.size);
-    for (Index n = 0; n < shown / 2 * 2; ++n)
-      frame.paint(n % 2, n / 2, marked(image(n), y.data() + 2 * n * pixels, pixels));
-    frames.push_back(frame.picture());
-  }
-  GifOptions timing{.delays = std::vector<Index>(frames.size(), 25), .palette = {}};
-  timing.delays.back() = 200;
-  write_gif(s.output / "segmentation.gif", frames, timing);
-}
-
-// --- the command line ----------------------------------------------------------------------------
-
-constexpr const char* usage =
-    "quickstart [--output FOLDER] [--seed N] [--training-steps N] [--batch N] [--kernel K] [--orientations N]\n"
-    "           [--rate R] [--penalty-weight W] [--size S] [--window W] [--distractors D] [--training-images N]\n"
-    "           [--held-out-images N] [--device cpu|cuda]\n";
-
-Settings parse(int count, char** words) {
-  Settings s;
-  read_command_line(count, words,
-                    {option("--output", s.output),
-                     option("--seed", s.seed, s.model.seed),
-                     option("--training-steps", s.training_steps),
-                     option("--batch", s.batch),
-                     option("--kernel", s.model.kernel),
-                     option("--orientations", s.model.orientations),
-                     option("--rate", s.rate),
-                     option("--penalty-weight", s.penalty_weight),
-                     option("--size", s.task.size),
-                     option("--window", s.task.window),
-                     option("--distractors", s.task.distractors),
-                     option("--training-images", s.training_images),
-                     option("--held-out-images", s.held_out_images),
-                     {"--device", [](const std::string& v) { expect_device("quickstart", v); }}},
-                    usage);
-  for (Index value : {s.training_steps, s.batch, s.training_images, s.held_out_images})
-    require(value >= 1, "quickstart", "expected a whole number of at least 1, got ", value);
-  return s;
-}
-
-void quickstart(const Settings& s) {
+ExitCode quickstart(Settings& s) {
+  const StopSignals signals;
+  expect_device("quickstart", s.device);
   Device::synchronise();  // tells a device that is missing before the images are made
-  std::filesystem::create_directories(s.output);
-  Log log(s.output / "metrics.jsonl", {"hGRU", "feed-forward"});
-  const auto start = std::chrono::steady_clock::now();
+  const auto folder = std::make_shared<RunFolder>(s.output);
+  Json config = Config(s).json();
+  config["program"] = "quickstart";
+  // What an earlier quickstart has left is trained anew; another program's training stays.
+  if (fs::exists(folder->checkpoint("last")) &&
+      (!fs::exists(folder->config()) || read_json(folder->config()).value("program", "") != "quickstart"))
+    throw UsageError("[quickstart] " + s.output + " holds another training: choose another folder (--output)");
+  for (const fs::path& old : {folder->path(), folder->path() / "feed_forward"}) fs::remove_all(old / "checkpoints");
+  fs::create_directories(folder->checkpoints());
+  write_json(folder->config(), config);
+
   const Lesson& last = s.lessons.back();
   const Course course(s);
-  const Images held_out(s, last, (s.lessons.size() + 1) * s.seed + s.lessons.size(), s.held_out_images);
-  std::printf("%zu x %lld training and %lld held-out images of %lld x %lld pixels, made in %.1f s\n", s.lessons.size(),
-              static_cast<long long>(s.training_images), static_cast<long long>(s.held_out_images),
-              static_cast<long long>(s.task.size), static_cast<long long>(s.task.size), seconds_since(start));
-  Trained trained = train_both(s, course, log);
+  const Images held_out(s, last, (s.lessons.size() + 1) * s.train.seed + s.lessons.size(), s.held_out_images);
+  std::printf("%zu x %lld training and %lld held-out images are made\n", s.lessons.size(),
+              static_cast<long long>(s.training_images), static_cast<long long>(s.held_out_images));
+  Trained trained = train_both(s, course, folder);
+  if (StopSignals::asked()) return ExitCode::preempted;
 
-  const Confusion recurrent = evaluate(held_out, [&](const PathfinderBatch& b) {
-    return predict(trained.net, Var(b.image), last.recurrent_steps).value();
-  });
+  const int steps = s.settling.test_steps;
+  const auto after = [&](int count) { return evaluate_at_rest(held_out, trained.net, s.at_rest(count)); };
+  const AtRest on_its_way = after(last.recurrent_steps), recurrent = after(steps), recurrent_3x = after(3 * steps),
+               recurrent_4x = after(4 * steps);
   const Confusion feed_forward =
       evaluate(held_out, [&](const PathfinderBatch& b) { return trained.control(Var(b.image)).value(); });
   const Confusion every_dash = evaluate(held_out, mark_all);
 
-  Json summary = scores(recurrent);
-  summary.update(Json{{"training_seconds", trained.seconds},
+  Json summary = scores(recurrent.counts);
+  summary.update(Json{{"recurrent_steps", steps},
+                      {"f1_at_" + std::to_string(last.recurrent_steps) + "_steps", on_its_way.counts.f1()},
+                      {"f1_at_3x_steps", recurrent_3x.counts.f1()},
+                      {"f1_at_4x_steps", recurrent_4x.counts.f1()},
+                      {"residual", recurrent.residual},
+                      {"residual_at_4x_steps", recurrent_4x.residual},
+                      {"training_seconds", trained.seconds},
                       {"parameters", parameter_count(trained.net)},
-                      {"steps", s.training_steps},
+                      {"steps", s.train.steps},
                       {"peak_bytes", trained.peak_bytes},
-                      {"seed", s.seed},
+                      {"seed", s.train.seed},
                       {"held_out_images", s.held_out_images}});
   summary["feedforward"] = scores(feed_forward);
   summary["feedforward"]["training_seconds"] = trained.seconds;
@@ -429,31 +173,46 @@ void quickstart(const Settings& s) {
   summary["mark_all"] = scores(every_dash);
 
   SafetensorsWriter weights;
-  weights.metadata = {{"model", "hgru"}, {"seed", std::to_string(s.seed)}};
+  weights.metadata = {{"model", "hgru"}, {"seed", std::to_string(s.train.seed)}};
   add_module(weights, "", trained.net);
-  weights.write(s.output / "model.safetensors");
-  write_pictures(s, trained.net, held_out);
-  AtomicFile file(s.output / "summary.json");
-  file.write(summary.dump(2) + '\n');
-  file.commit();
+  weights.write(folder->path() / "model.safetensors");
+  const auto& first = held_out.batches().front();
+  write_panels<Cpu>(trained.net, {first.image, first.target, {}}, steps, s.settling.damping, folder->path());
+  record_held_out<Cpu>(trained.net, DataSet(held_out),
+                       {.steps = steps, .damping = s.settling.damping, .batch = s.train.batch}, folder->records());
+  write_json(folder->summary(), summary);
+  write_report({folder->path()}, folder->report());
 
   std::printf("\nOn %lld held-out images (F1):  hGRU %.3f   feed-forward %.3f   every dash %.3f\n",
-              static_cast<long long>(s.held_out_images), recurrent.f1(), feed_forward.f1(), every_dash.f1());
+              static_cast<long long>(s.held_out_images), recurrent.counts.f1(), feed_forward.f1(), every_dash.f1());
+  std::printf("hGRU after %d, %d, %d and %d steps: F1 %.3f, %.3f, %.3f, %.3f; residual %.1e, %.1e, %.1e, %.1e\n",
+              last.recurrent_steps, steps, 3 * steps, 4 * steps, on_its_way.counts.f1(), recurrent.counts.f1(),
+              recurrent_3x.counts.f1(), recurrent_4x.counts.f1(), on_its_way.residual, recurrent.residual,
+              recurrent_3x.residual, recurrent_4x.residual);
   std::printf(
-      "Each trained for %.0f s; peak memory of the recurrent training %.1f MB. See %s: summary.json, "
-      "metrics.jsonl,\n"
-      "model.safetensors, panels.png (image, target, prediction), segmentation.gif (over the recurrent steps)\n",
-      trained.seconds, static_cast<double>(trained.peak_bytes) / 1e6, s.output.c_str());
+      "Each trained for %.0f s; peak memory of the recurrent training %.1f MB. Open %s; beside it are\n"
+      "summary.json, metrics.jsonl, model.safetensors, panels.png (image, target, prediction) and\n"
+      "segmentation.gif (over the recurrent steps)\n",
+      trained.seconds, static_cast<double>(trained.peak_bytes) / 1e6, folder->report().c_str());
+  return ExitCode::done;
 }
 
 }  // namespace
 
 int main(int count, char** words) {
-  try {
-    quickstart(parse(count, words));
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "\n%s\n", error.what());
-    return 1;
-  }
-  return 0;
+  return run_program([&] {
+    Settings settings;
+    Config config(settings);
+    for (int k = 1; k < count; k += 2) {
+      std::string name = words[k];
+      if (name == "--help" || !name.starts_with("--") || k + 1 == count) {
+        std::printf("quickstart [--OPTION VALUE]...\n%s", config.help().c_str());
+        return name == "--help" ? ExitCode::done : ExitCode::usage;
+      }
+      std::replace(name.begin(), name.end(), '-', '_');
+      config.set(name.substr(2) + '=' + words[k + 1]);
+    }
+    settings.model.seed = settings.train.seed;
+    return quickstart(settings);
+  });
 }

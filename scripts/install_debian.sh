@@ -5,25 +5,39 @@
 
 is_present() {
   case "$1" in
-    g++ | meson | pkg-config) command -v "$1" ;;
+    cmake | g++ | make | meson | pkg-config) command -v "$1" ;;
     clang) command -v clang++ ;;
     libclang-rt) echo 'int main() {}' | clang++ -fsanitize=address,undefined -x c++ - -o /dev/null ;;
     ninja-build) command -v ninja ;;
     libeigen3-dev) pkg-config --exists eigen3 ;;
     nlohmann-json3-dev) pkg-config --exists nlohmann_json ;;
+    libopenmpi-dev) pkg-config --exists ompi-cxx || pkg-config --exists mpich ;;
+    openmpi-bin) command -v mpirun ;;
     libpng-dev) pkg-config --exists libpng ;;
+    libzip-dev) pkg-config --exists libzip ;;
+    libjpeg62-turbo-dev) pkg-config --exists libjpeg ;;
+    libcli11-dev) pkg-config --exists CLI11 ;;
     doctest-dev) echo '#include <doctest/doctest.h>' | g++ -x c++ -E - ;;
-    *) echo "no test for the presence of $1" >&2 && exit 1 ;;
-  esac > /dev/null
+    *) return 64 ;;
+  esac > /dev/null 2>&1
 }
 
 install_missing() {
-  local package missing=() as_root=()
+  local package status version missing=() as_root=()
   for package in "$@"; do
-    is_present "$package" 2> /dev/null || missing+=("$package")
+    status=0
+    is_present "$package" || status=$?
+    if [ $status -eq 64 ]; then
+      echo "scripts/install_debian.sh has no test for the presence of $package" >&2
+      return 1
+    fi
+    [ $status -eq 0 ] || missing+=("$package")
   done
   [ ${#missing[@]} -eq 0 ] && return
-  missing=("${missing[@]/#libclang-rt/libclang-rt-$(clang++ -dumpversion 2> /dev/null | cut -d. -f1)-dev}")
+  if [[ " ${missing[*]} " == *" libclang-rt "* ]]; then
+    version=$(clang++ -dumpversion) || return 1
+    missing=("${missing[@]/#libclang-rt/libclang-rt-${version%%.*}-dev}")
+  fi
 
   if ! command -v apt-get > /dev/null; then
     echo "This system is not Debian or one of its children. Please install what these Debian packages hold:" >&2

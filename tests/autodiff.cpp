@@ -354,6 +354,80 @@ TEST_CASE("a checkpoint passes third derivatives, several results, and arguments
   CHECK(grad(unused[1], {x}).front().item() == 5);
 }
 
+TEST_CASE("a checkpoint's gradient depends on every argument, also on those that it was not asked for") {
+  const auto product = [](const Var<double>& w, const Var<double>& x) { return w * x * x; };
+  const auto nested = [&](const Var<double>& w, const Var<double>& x) { return checkpoint(product, w, x); };
+  const auto derivatives = [](const auto& f) {
+    Tape<double> tape;
+    const Var<double> w = tape.leaf(Tensor<double>(Shape{}, 2.0)), x = tape.leaf(Tensor<double>(Shape{}, 1.0));
+    const Var<double> g = grad(checkpoint(f, w, x), {x}, {.create_graph = true}).front();  // 2 w x
+    const Var<double> by_w = grad(g * g, {w}, {.create_graph = true}).front();             // 8 w x²
+    const Var<double> by_x = grad(by_w, {x}, {.create_graph = true}).front();              // 16 w x
+    return std::vector{by_w.item(), by_x.item(), grad(by_x, {w}).front().item()};
+  };
+  CHECK(derivatives(product) == std::vector<double>{16, 32, 16});
+  CHECK(derivatives(nested) == std::vector<double>{16, 32, 16});
+  // A constant beside it, and three arguments of which each gradient needs the others.
+  const auto three = [](const std::vector<Var<double>>& in) {
+    return checkpoint([](const auto& a, const auto& b, const auto& c) { return a * a * b * c + b * c * c; }, in[0],
+                      in[1], in[2]);
+  };
+  Random random(8);
+  std::vector<Tensor<double>> point;
+  for (int k = 0; k < 3; ++k) point.push_back(uniform<double>({2}, 0.5, 1.5, random));
+  const auto result = gradcheck_second_order(three, point);
+  CHECK_MESSAGE(result.passed, result.message);
+}
+
+TEST_CASE("a result of a checkpoint without a cotangent takes no part in its gradient") {
+  const auto both = [](const Var<double>& a, const Var<double>& b) {
+    return std::array{a * b, map([](auto u) { return sqrt(u); }, b)};
+  };
+  Tape<double> tape;
+  const Var<double> a = tape.leaf(Tensor<double>(Shape{}, 3.0)), b = tape.leaf(Tensor<double>(Shape{}, 0.0));
+  const auto first = checkpoint(both, a, b)[0];
+  const Var<double> g = grad(first, {b}, {.create_graph = true}).front();
+  CHECK(g.item() == 3);
+  CHECK(grad(g, {a}).front().item() == 1);
+}
+
+TEST_CASE("the check of gradients asks for each subset of inputs, with the others on the tape and constant") {
+  // a b c, the gradient of which is right unless `wrong` says otherwise.
+  const auto triple = [](const std::vector<Var<double>>& in, bool (*wrong)(const std::array<bool, 3>&), bool second) {
+    Tensor<double> y = in[0].value().clone();
+    for (Index i = 0; i < y.size(); ++i) y.mutable_data()[i] *= in[1].value().data()[i] * in[2].value().data()[i];
+    return record<double, Cpu>(
+        "triple", y, {in[0], in[1], in[2]},
+        [in, wrong, second](const Var<double>& g, Cotangents<double, Cpu>& gradients) {
+          const std::array<bool, 3> needs{gradients.needs(0), gradients.needs(1), gradients.needs(2)};
+          for (std::size_t k = 0; k < 3; ++k) {
+            if (!needs[k]) continue;
+            Var<double> other = in[(k + 1) % 3];
+            if (wrong(needs)) other = second ? stop_gradient(other) : 2.0 * other;
+            gradients.add(k, g * other * in[(k + 2) % 3]);
+          }
+        });
+  };
+  Random random(1);
+  std::vector<Tensor<double>> point;
+  for (int k = 0; k < 3; ++k) point.push_back(uniform<double>({2}, 0.5, 1.5, random));
+  using Needs = std::array<bool, 3>;
+  const auto checked = [&](bool (*wrong)(const Needs&), bool second) {
+    const auto f = [&](const std::vector<Var<double>>& in) { return triple(in, wrong, second); };
+    return second ? gradcheck_second_order(f, point) : gradcheck(f, point);
+  };
+  for (const bool second : {false, true}) {
+    CAPTURE(second);
+    CHECK(checked([](const Needs&) { return false; }, second).passed);
+    const auto alone = checked([](const Needs& needs) { return needs == Needs{false, true, false}; }, second);
+    CHECK_FALSE(alone.passed);
+    CHECK(alone.message.find("where gradients are asked for input 1 alone") != std::string::npos);
+    const auto pair = checked([](const Needs& needs) { return needs == Needs{true, false, true}; }, second);
+    CHECK_FALSE(pair.passed);
+    CHECK(pair.message.find("where gradients are asked for inputs 0, 2 alone") != std::string::npos);
+  }
+}
+
 TEST_CASE("a checkpointed chain takes less memory than a plain one, in the first order and the second") {
   Random random(5);
   const Tensor<double> start = uniform<double>({40, 30}, -1, 1, random),

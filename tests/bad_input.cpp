@@ -52,7 +52,7 @@ TEST_CASE("every kind of bad input is an error that says what was expected and w
        [] {
          conv(zeros({1, 25, 8, 8}), zeros({25, 24, 5, 5}));
        },
-       {"[conv]", "I = 25", "(25, 24, 5, 5)"}},
+       {"[conv]", "C = 24", "(25, 24, 5, 5)", "(1, 25, 8, 8)"}},
       {"shapes that do not broadcast",
        [] {
          zeros({2, 3}) + zeros({2, 4});
@@ -63,11 +63,23 @@ TEST_CASE("every kind of bad input is an error that says what was expected and w
          matmul(zeros({2, 3}), zeros({4, 5}));
        },
        {"[matmul]", "3", "4"}},
+      {"an even kernel", [] { hgru_net<double>({.kernel = 4}); }, {"[hgru] expected an odd kernel >= 1, got 4"}},
+      {"a kernel of nothing", [] { hgru_net<double>({.kernel = 0}); }, {"[hgru] expected an odd kernel >= 1, got 0"}},
+      {"a negative kernel",
+       [] { conv_lstm_net<double>({.kernel = -3}); },
+       {"[conv_layer] expected an odd kernel >= 1, got -3"}},
+      {"an even kernel of a feed-forward net",
+       [] { feed_forward_net<double>({.kernel = 2}); },
+       {"[conv_layer] expected an odd kernel >= 1, got 2"}},
+      {"no orientation", [] { hgru_net<double>({.orientations = 0}); }, {"expected at least 1 orientation, got 0"}},
+      {"a negative number of channels",
+       [] { feed_forward_net<double>({.kernel = 3, .orientations = -2}); },
+       {"negative", "-3"}},
       {"an image with two channels for a net that takes one",
        [&] {
          predict(net, zeros({1, 2, 8, 8}), 2);
        },
-       {"[conv]", "I = 2", "(5, 1, 7, 7)"}},
+       {"[conv]", "C = 1", "(5, 1, 7, 7)", "(1, 2, 8, 8)"}},
       {"a target of another size",
        [] {
          focal_loss(zeros({1, 2, 8, 8}), Tensor<double>(Shape{1, 8, 9}, 0.0));

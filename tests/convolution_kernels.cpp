@@ -582,7 +582,8 @@ void check_transform() {
   const auto tile = [](auto* plane) {
     return TileWindow<std::remove_pointer_t<decltype(plane)>>{plane, 0, n, 0, n, 0, n};
   };
-  Transform::forward(tile(a), tile(b), spectrum.data(), 2 * Transform::complex_size, true);
+  Transform::forward(tile(a), tile(b), spectrum.data(), 2 * Transform::complex_size, true,
+                     [](int, int, Packet<T>, Packet<T>) {});
 
   std::array<Complex, n> roots;
   for (int k = 0; k < n; ++k) roots[static_cast<std::size_t>(k)] = std::polar(1.0, -2 * std::acos(-1.0) * k / n);

@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <fstream>
 #include <limits>
+#include <memory>
 #include <new>
+#include <span>
 #include <sstream>
 #include <string>
 #include <type_traits>
@@ -137,6 +139,65 @@ TEST_CASE("tensors are made, converted and read with their sizes checked") {
   const Tensor<float> narrow = cast<float>(Tensor<double>({2}, {0.1, -2}));
   CHECK(narrow.data()[0] == 0.1f);
   CHECK(narrow.data()[1] == -2.f);
+}
+
+TEST_CASE("a tensor is made of values that stand elsewhere, by a copy or by a view") {
+  std::vector<float> values{1, 2, 3, 4, 5, 6};
+  const auto copy = Tensor<float>::from(values, {2, 3});
+  const auto part = Tensor<float>::from(std::span(values).subspan(2, 2), {2});
+  CHECK(copy.shape() == Shape{2, 3});
+  CHECK(std::ranges::equal(copy.values(), values));
+  CHECK(part.data()[1] == 4);
+  CHECK(Tensor<float>::from({}, {0, 3}).data() == nullptr);
+  CHECK(error_of([&] { return Tensor<float>::from(values, {2, 2}); }) ==
+        "[tensor] shape (2, 2) holds 4 values, got 6");
+
+  int given_back = 0;
+  const MemoryUse before = Memory::instance().use();
+  {
+    const std::shared_ptr<const void> owner(values.data(), [&](const void*) { ++given_back; });
+    Tensor<float> view = Tensor<float>::view(values.data(), {2, 3}, owner);
+    CHECK(view.data() == values.data());
+    CHECK_FALSE(view.unique());
+    const Tensor<float> same = view, other = view.reshape({3, 2});
+    CHECK(other.data() == values.data());
+    CHECK(Memory::instance().use().current == before.current);
+    CHECK(Memory::instance().references().at(values.data()) == 3);
+    view.mutable_data()[0] = 9;  // in a copy
+    CHECK(view.data() != values.data());
+    CHECK(view.unique());
+    CHECK(values[0] == 1);
+    CHECK(same.data()[0] == 1);
+    CHECK(Memory::instance().use().current == before.current + 24);
+  }
+  CHECK(given_back == 1);
+  CHECK(Memory::instance().use().current == before.current);
+  CHECK_FALSE(Memory::instance().references().contains(values.data()));
+}
+
+TEST_CASE("an owner may be a tensor, and goes with the last view") {
+  auto inner = std::make_shared<Tensor<double>>(Shape{4}, 2.0);
+  const std::weak_ptr<Tensor<double>> watched = inner;
+  Tensor<double> view = Tensor<double>::view(inner->data() + 1, {3}, inner);
+  inner.reset();
+  CHECK_FALSE(watched.expired());
+  CHECK(view.data()[2] == 2);
+  view.mutable_data();
+  CHECK(watched.expired());
+}
+
+TEST_CASE("views of nothing, of nobody's and of crooked memory") {
+  alignas(8) const std::array<char, 16> bytes{};
+  const auto owner = std::make_shared<int>(0);
+  const auto* crooked = reinterpret_cast<const double*>(bytes.data() + 4);
+  CHECK(Tensor<double>::view(nullptr, {0, 2}, owner).data() == nullptr);
+  CHECK(owner.use_count() == 1);
+  CHECK(error_of([&] { return Tensor<double>::view(nullptr, {2}, owner); }) ==
+        "[tensor] expected the address of 2 values, got none");
+  CHECK(contains(error_of([&] { return Tensor<double>::view(crooked, {1}, owner); }),
+                 "[tensor] expected values aligned to 8 bytes, got the address "));
+  CHECK(error_of([&] { return Tensor<double>::view(crooked, {1}, nullptr); }) ==
+        "[tensor] expected the owner of the memory that is viewed, got none");
 }
 
 TEST_CASE("what is kept beside a tensor's values is lost when they are written") {

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "settle/autodiff/gradcheck.hpp"
 #include "settle/fixed_point/fixed_point.hpp"
 #include "settle/nn/hgru.hpp"
 #include "settle/ops/convolution.hpp"
@@ -43,10 +44,16 @@ TEST_CASE("the snippets of docs/fixed_point.md compile and do what the page says
   CHECK(gradients[0].shape() == weights.shape());
 
   const fp::Report& report = *solution.report;
-  if (!report.ok()) MESSAGE(report.forward.verdict << ", " << report.adjoint.verdict << ", dropped " << report.dropped);
+  if (!report.ok()) MESSAGE(report.doubts() << "; dropped " << report.dropped);
   CHECK(report.ok());
   CHECK(report.adjoint.spectral_radius.size() == 4);
   CHECK(std::abs(report.adjoint.loss_error_estimate) < 1e-3);
+
+  const fp::Options certified{.stop = fp::Residual{}, .certify = fp::Certify{.products = 60}};
+  const auto probed = fp::solve(cell, certified, zero, x);
+  (void)grad(sum(probed.z), {x});
+  CHECK(probed.report->adjoint.probes > 0);
+  CHECK(probed.report->ok());
 
   const fp::Options published{.stop = fp::Steps{20},
                               .adjoint = fp::ReleasedNeumann{.terms = 15},
@@ -72,6 +79,23 @@ TEST_CASE("the snippets of docs/fixed_point.md compile and do what the page says
   const auto twice = fp::solve<2>(cell, exact, zero, x);
   const Var<float> slope = grad(sum(twice.z), {x}, {.create_graph = true}).front();
   CHECK(grad(sum(slope * slope), {cell.w}).front().shape() == weights.shape());
+}
+
+// The check of docs/write_a_cell.md.
+TEST_CASE("a cell's gradient through its fixed point is that of differences") {
+  Random random(2);
+  const Tensor<double> w = normal<double>(Shape{2, 2, 3, 3}, 0, 0.05, random);
+  const Tensor<double> x = normal<double>(Shape{1, 2, 4, 5}, 0, 1, random);
+
+  const auto settled = [](const auto& in) {
+    const auto step = [](const auto& z, const auto& drive, const auto& weight) {
+      return map([](auto u, auto d) { return tanh(u + d); }, conv(z, weight, ConvOptions::same(weight.shape())), drive);
+    };
+    const fp::Options exact{.stop = fp::Residual{.rtol = 1e-12}, .adjoint = fp::Gmres{.rtol = 1e-12}};
+    return fp::solve(step, exact, Var<double>(Tensor<double>(in[0].shape(), 0.0)), in[0], in[1]).z;
+  };
+  const GradcheckResult result = gradcheck(settled, {x, w}, {.tolerance = 1e-6});
+  CHECK_MESSAGE(result.passed, result.message);
 }
 
 TEST_CASE("M4: an hGRU's C-RBP step takes the same memory at 5, 10 and 20 steps, BPTT more with each step") {

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -47,7 +48,7 @@ TEST_CASE("every snippet of the README and the docs is part of a program that is
   const std::filesystem::path root(SETTLE_SOURCE_DIR);
   std::string compiled;
   for (const char* folder : {"tests", "examples"})
-    for (const auto& entry : std::filesystem::directory_iterator(root / folder))
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(root / folder))
       if (entry.path().extension() == ".cpp") compiled += without_indentation(read(entry.path()));
 
   std::vector<std::filesystem::path> pages{root / "README.md"};
@@ -60,4 +61,34 @@ TEST_CASE("every snippet of the README and the docs is part of a program that is
       ++found;
     }
   CHECK(found >= 2);
+}
+
+TEST_CASE("the list of all operations is that of the headers") {
+  if (std::system("python3 -c '' > /dev/null 2>&1") != 0) {
+    MESSAGE("SKIP: there is no python3");
+    return;
+  }
+  CHECK(std::system("python3 '" SETTLE_SOURCE_DIR "/scripts/operations_page.py' --check") == 0);
+}
+
+TEST_CASE("every link of the README and the docs leads to a file") {
+  const std::filesystem::path root(SETTLE_SOURCE_DIR);
+  std::vector<std::filesystem::path> pages{root / "README.md"};
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(root / "docs"))
+    if (entry.path().extension() == ".md" && entry.path().parent_path().filename() != "site")
+      pages.push_back(entry.path());
+  std::size_t found = 0;
+  for (const auto& page : pages) {
+    const std::string text = read(page), open = "](";
+    for (auto at = text.find(open); at != std::string::npos; at = text.find(open, at)) {
+      at += open.size();
+      std::string target = text.substr(at, text.find(')', at) - at);
+      target = target.substr(0, target.find('#'));
+      if (target.empty() || target.find_first_of(" \n") != std::string::npos || target.find(':') != std::string::npos)
+        continue;  // within the page, code, another site
+      CHECK_MESSAGE(std::filesystem::exists(page.parent_path() / target), page.string(), ": ", target);
+      ++found;
+    }
+  }
+  CHECK(found >= 50);
 }

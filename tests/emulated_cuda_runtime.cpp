@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -24,6 +25,7 @@ extern "C" {
 int fake_error = 0, fake_devices = 1, fake_driver = CUDART_VERSION;
 int fake_launches = 0;  // of kernels that were run
 int fake_graph_launches = 0;
+int fake_first_place = 0;   // of its devices on the bus
 int fake_late_uploads = 0;  // copies from the processor's memory wait for the next use of the stream
 size_t fake_memory = SIZE_MAX, fake_memory_held = 0;  // what the device has, and what the pool holds of it
 unsigned fake_blocks = 0, fake_threads = 0;
@@ -58,10 +60,11 @@ struct Upload {
 std::vector<Upload> uploads;
 std::size_t uploads_done = 0;
 
-/// The number of copies that were asked for before it.
+/// The number of copies that were asked for before it, in a stream.
 struct Event {
   std::size_t copies;
   int device;
+  cudaStream_t stream = nullptr;
 };
 
 void catch_up() {
@@ -217,6 +220,13 @@ cudaError_t CUDARTAPI cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribut
   return cudaSuccess;
 }
 
+cudaError_t CUDARTAPI cudaDeviceGetPCIBusId(char* place, int length, int device) {
+  const char* const rank = std::getenv("LOCAL_RANK");  // each process that a launcher has started has other devices
+  const int number = fake_first_place + 16 * (rank ? std::atoi(rank) : 0) + device;
+  std::snprintf(place, static_cast<std::size_t>(length), "0000:%02x:00.0", static_cast<unsigned>(number));
+  return answer();
+}
+
 cudaError_t CUDARTAPI cudaDeviceSynchronize() { return answer(); }
 
 cudaError_t CUDARTAPI cudaMallocManaged(void** memory, size_t bytes, unsigned) {
@@ -231,6 +241,7 @@ cudaError_t CUDARTAPI cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) 
 }
 cudaError_t CUDARTAPI cudaStreamSynchronize(cudaStream_t stream) {
   if (emulated::captured_by(stream)) return cudaErrorStreamCaptureUnsupported;
+  emulated::finish(stream);
   catch_up();
   known_released.merge(released);
   return answer();
@@ -248,6 +259,10 @@ cudaError_t CUDARTAPI cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* gra
   *graph = reinterpret_cast<cudaGraph_t>(works);
   return answer();
 }
+cudaError_t CUDARTAPI cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = emulated::captured_by(stream) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return answer();
+}
 cudaError_t CUDARTAPI cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
   *executable = reinterpret_cast<cudaGraphExec_t>(new emulated::Works(*reinterpret_cast<emulated::Works*>(graph)));
   return answer();
@@ -263,6 +278,7 @@ cudaError_t CUDARTAPI cudaGraphExecDestroy(cudaGraphExec_t executable) {
 cudaError_t CUDARTAPI cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (emulated::captured_by(stream)) return cudaErrorStreamCaptureUnsupported;
   ++fake_graph_launches;
+  emulated::finish(stream);
   for (const auto& work : *reinterpret_cast<emulated::Works*>(executable)) work();
   return answer();
 }
@@ -280,15 +296,22 @@ cudaError_t CUDARTAPI cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = reinterpret_cast<cudaEvent_t>(new Event{0, current_device()});
   return answer();
 }
+cudaError_t CUDARTAPI cudaEventDestroy(cudaEvent_t event) {
+  delete reinterpret_cast<Event*>(event);
+  return cudaSuccess;
+}
 cudaError_t CUDARTAPI cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (reinterpret_cast<Event*>(event)->device != emulated::device_of(stream)) return cudaErrorInvalidResourceHandle;
   reinterpret_cast<Event*>(event)->copies = uploads_done + uploads.size();
+  reinterpret_cast<Event*>(event)->stream = stream;
   return answer();
 }
 cudaError_t CUDARTAPI cudaEventQuery(cudaEvent_t event) {
-  return reinterpret_cast<Event*>(event)->copies <= uploads_done ? answer() : cudaErrorNotReady;
+  const Event& e = *reinterpret_cast<Event*>(event);
+  return e.copies <= uploads_done && emulated::is_idle(e.stream) ? answer() : cudaErrorNotReady;
 }
-cudaError_t CUDARTAPI cudaEventSynchronize(cudaEvent_t) {
+cudaError_t CUDARTAPI cudaEventSynchronize(cudaEvent_t event) {
+  emulated::finish(reinterpret_cast<Event*>(event)->stream);
   catch_up();
   return answer();
 }
@@ -320,7 +343,8 @@ cudaError_t CUDARTAPI cudaMallocAsync(void** memory, size_t bytes, cudaStream_t 
   return answer();
 }
 
-cudaError_t CUDARTAPI cudaFreeAsync(void* memory, cudaStream_t) {
+cudaError_t CUDARTAPI cudaFreeAsync(void* memory, cudaStream_t stream) {
+  emulated::finish(stream);
   catch_up();
   released.insert(sizes()[memory]);
   sizes().erase(memory);
@@ -333,6 +357,7 @@ cudaError_t CUDARTAPI cudaMemcpyAsync(void* to, const void* from, size_t bytes, 
   if (emulated::captured_by(stream) && kind != cudaMemcpyDeviceToDevice) return cudaErrorStreamCaptureUnsupported;
   if (fake_error != 0) return answer();
   if (fake_late_uploads && kind == cudaMemcpyHostToDevice) {
+    emulated::finish(stream);
     uploads.push_back({to, from, bytes});
   } else {
     emulated::ask(stream, [=] {

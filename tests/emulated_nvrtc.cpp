@@ -34,7 +34,7 @@ inline void __syncthreads() { emulated_state.barrier(); }
   inline float name(float x) { return __builtin_##name##f(x); } \
   inline double name(double x) { return __builtin_##name(x); }
 FUNCTION(exp) FUNCTION(log) FUNCTION(log1p) FUNCTION(expm1) FUNCTION(sqrt)
-FUNCTION(tanh) FUNCTION(erf) FUNCTION(sin) FUNCTION(cos)
+FUNCTION(tanh) FUNCTION(erf) FUNCTION(erfc) FUNCTION(sin) FUNCTION(cos) FUNCTION(rint)
 inline float abs(float x) { return __builtin_fabsf(x); }
 inline double abs(double x) { return __builtin_fabs(x); }
 inline float rsqrt(float x) { return 1 / sqrt(x); }

@@ -59,8 +59,8 @@ inline std::barrier<>* block_barrier = nullptr;
 #define __launch_bounds__(threads)
 inline void __syncthreads() { emulator::block_barrier->arrive_and_wait(); }
 
-using std::abs, std::cos, std::erf, std::exp, std::expm1, std::log, std::log1p, std::pow, std::sin, std::sqrt,
-    std::tanh;
+using std::abs, std::cos, std::erf, std::exp, std::expm1, std::log, std::log1p, std::pow, std::rint, std::sin,
+    std::sqrt, std::tanh;
 inline unsigned __float_as_uint(float x) { return std::bit_cast<unsigned>(x); }
 inline float __uint_as_float(unsigned x) { return std::bit_cast<float>(x); }
 inline float rsqrt(float x) { return 1 / std::sqrt(x); }

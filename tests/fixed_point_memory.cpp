@@ -69,8 +69,9 @@ TEST_CASE(
                                   fp::Phantom{},
                                   fp::Auto{.first = {.max_products = 8, .rtol = 0}, .then = {.restart = 8, .rtol = 0}}};
   for (const fp::Adjoint& adjoint : adjoints) {
-    for (const fp::Penalty& penalty : {fp::Penalty(fp::NoPenalty{}), fp::Penalty(fp::Lcp{.lambda = 0.1}),
-                                       fp::Penalty(fp::Hutchinson{}), fp::Penalty(fp::SpectralHinge{.target = 0.1})}) {
+    for (const fp::Penalty& penalty :
+         {fp::Penalty(fp::NoPenalty{}), fp::Penalty(fp::Lcp{.lambda = 0.1}), fp::Penalty(fp::Hutchinson{}),
+          fp::Penalty(fp::SpectralHinge{.target = 0.1}), fp::Penalty(fp::Movement{})}) {
       CAPTURE(adjoint.index());
       CAPTURE(penalty.index());
       const auto use = [&](int steps) {

@@ -200,4 +200,57 @@ inline std::vector<double> random_vector(int n, std::uint64_t seed) {
   return out;
 }
 
+/// A state or a cotangent of one sample, (1, n, 1, 1).
+template <class T>
+Var<T> sample(const std::vector<double>& values) {
+  Tensor<T> out(Shape{1, std::ssize(values), 1, 1});
+  for (std::size_t k = 0; k < values.size(); ++k) out.mutable_data()[k] = static_cast<T>(values[k]);
+  return out;
+}
+
+/// Numbers as T holds them.
+template <class T>
+std::vector<double> rounded(std::vector<double> values) {
+  for (double& v : values) v = static_cast<double>(static_cast<T>(v));
+  return values;
+}
+
+/// What a backward pass says of its error, and the error, both relative to |b|.
+struct Judged {
+  double error, estimate;
+  fixed_point::Report report;
+};
+
+/// The adjoint of z -> W z at 0 for the cotangent b, by products in T, against elimination in double.
+template <class T>
+Judged judge(const Matrix& w, const std::vector<double>& b, fixed_point::Options options) {
+  options.stop = fixed_point::Steps{1};
+  options.on_fail = fixed_point::OnFail::report;
+  Matrix exact_w = w;
+  exact_w.a = rounded<T>(w.a);
+  Tape<T> tape;
+  const Var<T> zero = sample<T>(std::vector<double>(b.size(), 0.0)), x = tape.leaf(zero.value());
+  const auto solution = fixed_point::solve(Affine{}, options, zero, Var<T>(w.weight<T>()), x);
+  auto g = to_doubles(grad(sum(solution.z * sample<T>(b)), {x}).front().value());
+  const auto right = rounded<T>(b), exact = exact_w.transposed().resolvent(right);
+  for (std::size_t k = 0; k < g.size(); ++k) g[k] -= exact[k];
+  return {norm_of(g) / norm_of(right), solution.report->adjoint.error_estimates.at(0), *solution.report};
+}
+
+inline Matrix diagonal_matrix(const std::vector<double>& a) {
+  Matrix out(static_cast<int>(a.size()));
+  for (int i = 0; i < out.n; ++i) out(i, i) = a[static_cast<std::size_t>(i)];
+  return out;
+}
+
+/// Jordan blocks of `size` along the diagonal.
+inline Matrix jordan_blocks(int blocks, int size, double a, double coupling) {
+  Matrix out(blocks * size);
+  for (int i = 0; i < out.n; ++i) {
+    out(i, i) = a;
+    if (i % size > 0) out(i - 1, i) = coupling;
+  }
+  return out;
+}
+
 }  // namespace problems

@@ -1,5 +1,7 @@
 #include <doctest/doctest.h>
 
+#include <numbers>
+
 #include "fixed_point_problems.hpp"
 #include "settle/nn/conv_lstm.hpp"
 #include "settle/nn/hgru.hpp"
@@ -55,7 +57,7 @@ TEST_CASE("R4: the gradient of every penalty agrees with differences of its valu
       fp::Lcp{.lambda = 0.2, .two_sided = true, .route = fp::Route::forward_over_reverse},
       fp::Hutchinson{.probes = 2, .seed = 5},
       // Without power iterations, whose end the differences would move: they are held constant.
-      fp::SpectralHinge{.target = 0.3, .products = 0, .seed = 5}};
+      fp::SpectralHinge{.target = 0.3, .products = 0, .seed = 5}, fp::Movement{}};
   for (const fp::Penalty& penalty : penalties) {
     for (const double weight : {0.0, 1.0}) {  // the penalty alone, and beside a loss that goes through the node too
       CAPTURE(penalty.index());
@@ -164,6 +166,27 @@ TEST_CASE("R4: SpectralHinge sees the spectral radius where the LCP is blind, wi
   CHECK(0.9 + std::sqrt(penalty_of(symmetric, fp::SpectralHinge{.target = 0.9, .products = 60})) ==
         doctest::Approx(1.2).epsilon(0.02).scale(0));
   CHECK(penalty_of(rotation_matrix(6, 0.85, 1.0), fp::SpectralHinge{.target = 0.9}) == 0);
+}
+
+TEST_CASE(
+    "R4: Movement is the square of the relative residual, sees rotations to which the LCP is blind, and is 0 at rest") {
+  const double radius = 0.85, quarter = std::numbers::pi / 2;
+  const Matrix rotation = rotation_matrix(6, radius, quarter);
+  const Shape shape{2, 6, 1, 1};
+  Random random(9);
+  const Var<double> weight = rotation.weight(), zero = Tensor<double>(shape, 0.0);
+  const Var<double> z0 = normal<double>(shape, 0, 1, random);
+  const auto solve = [&](const fp::Penalty& penalty, const Var<double>& from) {
+    return fp::solve(Affine{}, {.stop = fp::Steps{7}, .penalty = penalty, .on_fail = fp::OnFail::report}, from, weight,
+                     zero);
+  };
+  CHECK(solve(fp::Lcp{.lambda = 0.9, .two_sided = true}, z0).penalty.item() == 0);
+  const auto moving = solve(fp::Movement{}, z0);
+  CHECK(moving.penalty.item() == doctest::Approx((1 + radius * radius) / (radius * radius)).epsilon(1e-12));
+  CHECK(moving.report->forward.relative.size() == 2);
+  for (const double relative : moving.report->forward.relative)
+    CHECK(relative * relative == doctest::Approx(moving.penalty.item()).epsilon(1e-12));
+  CHECK(solve(fp::Movement{}, zero).penalty.item() == 0);
 }
 
 TEST_CASE("R1: with a known Lipschitz constant the adjoint's error is at most what is reported") {

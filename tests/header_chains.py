@@ -5,16 +5,16 @@ In a file that includes a chain, a header comes after nothing but what it includ
 declares, so it compiles there only if it does so alone: one file checks a whole chain. There are as few chains as
 possible, which is to match each header with at most one that includes it (Dilworth's theorem, Kuhn's matching).
 
-    header_chains.py FOLDER [LEFT-OUT-PREFIX]
+    header_chains.py FOLDER [LEFT-OUT-PREFIX...]
 """
 import re
 import sys
 from functools import cache
 from pathlib import Path
 
-folder, left_out = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None
+folder, left_out = Path(sys.argv[1]), tuple(sys.argv[2:])
 headers = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.hpp"))
-headers = [header for header in headers if not (left_out and header.startswith(left_out))]
+headers = [header for header in headers if not header.startswith(left_out)]
 
 
 @cache

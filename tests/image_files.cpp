@@ -168,7 +168,7 @@ TEST_CASE("the bicubic resize gives Pillow's values") {
 }
 
 TEST_CASE("resizing keeps a constant picture, and to its own size keeps any") {
-  for (const Filter filter : {Filter::bicubic, Filter::lanczos}) {
+  for (const Filter filter : {Filter::bilinear, Filter::bicubic, Filter::lanczos}) {
     CHECK(same(resize_image(blank_image(40, 30, 3, 201), 17, 77, filter), blank_image(17, 77, 3, 201)));
     const Image8 image = noise(9, 12, 1);
     CHECK(same(resize_image(image, 9, 12, filter), image));
@@ -242,6 +242,9 @@ TEST_CASE("a malformed PNG file is an error that names the file and what was fou
       {"width above libpng's limit", signature + header_chunk(50000000, 4, 8, 0) + end, "Invalid IHDR"},
       {"10^12 pixels", signature + header_chunk(1000000, 1000000, 8, 0) + chunk("IDAT", "x") + end,
        "expected at most 2^28 values, found 1000000 x 1000000 pixels"},
+      {"more pixels than its bytes can hold",
+       signature + header_chunk(10000, 10000, 1, 0) + chunk("IDAT", "x") + end,
+       "damaged: 10000 x 10000 pixels cannot be in"},
       {"depth 7", signature + header_chunk(4, 4, 7, 0) + end, "Invalid IHDR"},
       {"colour type 5", signature + header_chunk(4, 4, 8, 5) + end, "Invalid IHDR"},
       {"no palette", signature + header_chunk(4, 4, 8, 3) + chunk("IDAT", "x") + end, "PLTE"},

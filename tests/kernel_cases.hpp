@@ -120,16 +120,16 @@ inline std::vector<MapCase> map_cases() {
                  .options = {.chunk = 40}});
   const Shape weights{2, 3, 3, 3}, one{};
   out.push_back({.name = "Adam's update",
-                 .program = expr::trace<settle::detail::AdamUpdate, 10>(),
+                 .program = expr::trace<settle::detail::AdamUpdate, 14>(),
                  .space = weights,
-                 .inputs = {weights, weights, weights, weights, one, one, one, one, one, one},
+                 .inputs = {weights, weights, weights, weights, one, one, one, one, one, one, one, one, one, one},
                  .results = whole(3, weights),
                  .low = 0.1,
                  .high = 0.9});
   out.push_back({.name = "SGD's update",
-                 .program = expr::trace<settle::detail::SgdUpdate, 6>(),
+                 .program = expr::trace<settle::detail::SgdUpdate, 8>(),
                  .space = weights,
-                 .inputs = {weights, weights, weights, one, one, one},
+                 .inputs = {weights, weights, weights, one, one, one, one, one},
                  .results = whole(2, weights)});
 
   constexpr auto product = [](auto x, auto y) { return x * sin(y); };

@@ -16,6 +16,7 @@
 #include "plain_loops.hpp"
 #include "run_program.hpp"
 #include "settle/core/random.hpp"
+#include "settle/distributed/sums.hpp"
 
 using namespace settle;
 using kernel_cases::MapCase;
@@ -352,6 +353,40 @@ void check_vectors() {
 }
 
 }  // namespace
+
+namespace {
+
+/// Among the numbers are tiny ones, whose sums are denormal, infinite ones, and zeros of both signs.
+template <class T>
+void check_sums_over_ranks() {
+  Random random(8);
+  constexpr T tiny = std::numeric_limits<T>::min(), infinity = std::numeric_limits<T>::infinity();
+  for (const Index ranks : {1, 2, 3, 4, 7})
+    for (const Index count : {1, 70}) {
+      Values<T> terms = random_values<T>(ranks * count, -1, 1, random);
+      for (std::size_t k = 0; k < terms.size(); k += 3) terms[k] *= tiny;
+      if (count > 1) terms[9] = infinity, terms[11] = T(-0.0), terms[13] = tiny / 2;
+      std::vector<T> expected(terms.begin(), terms.end());
+      distributed::detail::add_up(expected, static_cast<std::size_t>(count), static_cast<int>(ranks));
+      launch_each(kernels::add_in_tree<T>(), count, static_cast<std::uint64_t>(ranks),
+                  static_cast<std::uint64_t>(count), terms.data());
+      for (std::size_t k = 0; k < static_cast<std::size_t>(count); ++k) {
+        using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+        CHECK(std::bit_cast<Bits>(terms[k]) == std::bit_cast<Bits>(expected[k]));
+      }
+    }
+}
+
+}  // namespace
+
+TEST_CASE("sums over ranks have the processor's bits, denormal ones included") {
+  if (!FlushDenormals::supported) {
+    MESSAGE("SKIP: this processor does not flush denormal numbers");
+    return;
+  }
+  check_sums_over_ranks<float>();
+  check_sums_over_ranks<double>();
+}
 
 TEST_CASE("the solvers' vectors: sums of products, largest magnitudes, mixtures by system") {
   check_vectors<float>();

@@ -63,9 +63,9 @@ TEST_CASE("through time, training's memory grows by each step's saved tensors") 
   const ModelOptions options{.kernel = 3, .orientations = 2};
   const Index channels = options.channels(), map_size = batch * channels * side * side;
 
-  // hGRU: h', h ⊙ g1, s, the outputs of four convolutions; and for each of two norms, a centre, two sums, the mean,
-  // the variance, the scale, the shift, and the two numbers 1 / count and epsilon.
-  const auto hgru_bytes = static_cast<std::size_t>(7 * map_size + 2 * (7 * channels + 2)) * sizeof(float);
+  // hGRU: h', h ⊙ g1, s, the outputs of four convolutions; and for each of two norms, a centre, two sums, the
+  // mean's distance from the centre, the mean, the variance, the scale, the shift, and the two numbers 1 / count and epsilon.
+  const auto hgru_bytes = static_cast<std::size_t>(7 * map_size + 2 * (8 * channels + 2)) * sizeof(float);
   const auto hgru = hgru_net<float>(options);
   const std::size_t hgru6 = peak_bytes(hgru, Bptt{.steps = 6});
   CHECK(peak_bytes(hgru, Bptt{.steps = 7}) == hgru6 + hgru_bytes);

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -208,4 +209,49 @@ TEST_CASE("a warm-up rises to the full rate, then the cosine begins") {
   CHECK(rate(4) == doctest::Approx(1));
   CHECK(rate(12) == doctest::Approx(0.5));
   CHECK(rate(20) == doctest::Approx(0).epsilon(1e-12));
+}
+
+TEST_CASE("schedules with an option out of its range are errors that name it") {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+  const struct {
+    Schedule schedule;
+    Index step;
+    const char* text;
+  } cases[] = {
+      {StepRate{.period = 0}, 0, "[schedule] expected period >= 1, got 0"},
+      {StepRate{.period = 0}, 5, "[schedule] expected period >= 1, got 0"},
+      {StepRate{.period = -1}, 5, "[schedule] expected period >= 1, got -1"},
+      {StepRate{.period = std::numeric_limits<Index>::min()}, 5,
+       "[schedule] expected period >= 1, got -9223372036854775808"},
+      {StepRate{.factor = -0.1}, 5, "[schedule] expected factor >= 0 and finite, got -0.1"},
+      {StepRate{.factor = nan}, 5, "[schedule] expected factor >= 0 and finite, got nan"},
+      {StepRate{.factor = infinity}, 5, "[schedule] expected factor >= 0 and finite, got inf"},
+      {StepRate{.rate = -1}, 5, "[schedule] expected rate >= 0 and finite, got -1"},
+      {StepRate{.period = 1, .factor = 1e10}, 1000, "[schedule] expected rate >= 0 and finite, got inf"},
+      {StepRate{}, -1, "[schedule] expected step >= 0, got -1"},
+      {ConstantRate{-1}, 0, "[schedule] expected rate >= 0 and finite, got -1"},
+      {ConstantRate{nan}, 0, "[schedule] expected rate >= 0 and finite, got nan"},
+      {ConstantRate{}, -1, "[schedule] expected step >= 0, got -1"},
+      {CosineRate{.rate = infinity}, 0, "[schedule] expected rate >= 0 and finite, got inf"},
+      {CosineRate{.steps = -1}, 0, "[schedule] expected steps >= 0, got -1"},
+      {CosineRate{.steps = std::numeric_limits<Index>::min()}, 0,
+       "[schedule] expected steps >= 0, got -9223372036854775808"},
+      {CosineRate{.warm_up = -1}, 0, "[schedule] expected warm_up >= 0, got -1"},
+      {CosineRate{.last = -1}, 0, "[schedule] expected last >= 0 and finite, got -1"},
+      {CosineRate{.last = nan}, 0, "[schedule] expected last >= 0 and finite, got nan"},
+      {CosineRate{}, -1, "[schedule] expected step >= 0, got -1"},
+  };
+  for (const auto& c : cases) CHECK_THROWS_WITH_AS(rate_at(c.schedule, c.step), c.text, Error);
+
+  const Index last = std::numeric_limits<Index>::max();
+  CHECK(rate_at(ConstantRate{0}, last) == 0);
+  CHECK(rate_at(StepRate{.rate = 0.5, .period = 1, .factor = 0}, 0) == 0.5);
+  CHECK(rate_at(StepRate{.rate = 0.5, .period = 1, .factor = 0}, 1) == 0);
+  CHECK(rate_at(StepRate{.rate = 0.5, .period = 2, .factor = 2}, 5) == 2);
+  CHECK(rate_at(StepRate{}, last) == 0);
+  CHECK(rate_at(CosineRate{.rate = 1, .steps = 0, .last = 0.25}, 1) == 0.25);
+  CHECK(rate_at(CosineRate{.rate = 1, .steps = 3, .warm_up = 5, .last = 0.25}, 6) == 0.25);
+  CHECK(rate_at(CosineRate{.rate = 1, .steps = last, .warm_up = last}, last - 1) == 1);
+  CHECK(rate_at(CosineRate{.last = 0.25}, last) == 0.25);
+  CHECK(half_cosine(1, 0, -1) == 1);
 }

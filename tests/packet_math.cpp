@@ -121,6 +121,9 @@ TEST_CASE_TEMPLATE("functions of packets are within 4 ulp of the exact result", 
   compare("tanh", arguments<T>(-2, 2), [](auto v) { return cpu::tanh(v); }, [](long double x) { return std::tanh(x); });
   compare("tanh far", arguments<T>(-22, 22), [](auto v) { return cpu::tanh(v); },
           [](long double x) { return std::tanh(x); });
+  const auto normal = [](long double x) { return std::erfc(-x * std::sqrt(0.5L)) / 2; };
+  compare("normal_cdf", arguments<T>(-2, 2), [](auto v) { return cpu::normal_cdf(v); }, normal, 6);
+  compare("normal_cdf far", arguments<T>(-39, 39), [](auto v) { return cpu::normal_cdf(v); }, normal, 6);
   compare("erf", arguments<T>(-2, 2), [](auto v) { return cpu::erf(v); }, [](long double x) { return std::erf(x); });
   compare("erf far", arguments<T>(-7, 7), [](auto v) { return cpu::erf(v); },
           [](long double x) { return std::erf(x); });

@@ -2,7 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <stdexcept>
 #include <thread>
@@ -30,6 +32,25 @@ TEST_CASE("prefetched values come in order, made on one other thread, and no mor
     CHECK(maker != std::this_thread::get_id());
     while (made < 100 + static_cast<Index>(ahead)) std::this_thread::yield();  // it is made before it is asked for
   }
+}
+
+TEST_CASE("several workers make values at once, and they come in order whoever is done first") {
+  std::atomic<int> working = 0, most = 0;
+  Prefetch<Index> values(
+      [&](Index k) {
+        most = std::max<int>(most, ++working);
+        std::this_thread::sleep_for(std::chrono::milliseconds(k % 3 == 0 ? 4 : 1));
+        --working;
+        if (k == 40) throw std::runtime_error("no value 40");
+        return k;
+      },
+      4, 3);
+  for (Index k = 0; k < 40; ++k) CHECK(values.next() == k);
+  CHECK_THROWS_WITH(values.next(), "no value 40");
+  CHECK_THROWS_WITH(values.next(), "no value 40");
+  CHECK(most > 1);
+  CHECK(most <= 3);
+  CHECK_THROWS_WITH(Prefetch<Index>([](Index k) { return k; }, 1, 0), "[prefetch] expected at least 1 worker, got 0");
 }
 
 TEST_CASE("an exception takes the place of its value, for good") {

@@ -64,11 +64,23 @@ inline std::vector<double> run(const settle::expr::Program& p, const std::vector
       case Operation::abs:
         v.push_back(std::abs(a));
         break;
+      case Operation::round:
+        v.push_back(std::nearbyint(a));
+        break;
+      case Operation::arctangent:
+        v.push_back(std::atan(a));
+        break;
+      case Operation::power_of:
+        v.push_back(std::pow(a, b));
+        break;
       case Operation::tanh:
         v.push_back(std::tanh(a));
         break;
       case Operation::erf:
         v.push_back(std::erf(a));
+        break;
+      case Operation::normal_cdf:
+        v.push_back(std::erfc(-a * std::sqrt(0.5)) / 2);
         break;
       case Operation::sin:
         v.push_back(std::sin(a));
@@ -81,6 +93,18 @@ inline std::vector<double> run(const settle::expr::Program& p, const std::vector
         break;
       case Operation::softplus:
         v.push_back(std::log1p(std::exp(a)));
+        break;
+      case Operation::sigmoid_slope:
+        v.push_back(1 / (2 + std::exp(-a) + std::exp(a)));
+        break;
+      case Operation::tanh_slope:
+        v.push_back(1 / (std::cosh(a) * std::cosh(a)));
+        break;
+      case Operation::scale:
+        v.push_back(a == 0 ? 0 : a * b);
+        break;
+      case Operation::scale_both:
+        v.push_back(a == 0 || b == 0 ? 0 : a * b);
         break;
       case Operation::minimum:
         v.push_back(std::min(a, b));

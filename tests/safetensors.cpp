@@ -116,6 +116,7 @@ TEST_CASE("an absent tensor and a wrong type are named") {
 TEST_CASE("the writer's bytes equal the Python package's") {
   const TemporaryFolder folder;
   SafetensorsWriter writer;
+  writer.checksums = false;
   writer.metadata["model"] = "hgru";
   writer.add("conv.bias", Tensor<float>({3}, {0.5f, -1.5f, 3.f}));
   writer.add("norm.weight", Tensor<float>(Shape{0, 2}));
@@ -208,20 +209,27 @@ TEST_CASE("every malformed file is refused with the reason") {
       {"repeated tensor", with_header("{\"a\":{" + good + "},\"a\":{" + good + "}}", 8), "'a' occurs twice"},
       {"repeated field", one(good + R"(,"dtype":"F32")"), "'dtype' occurs twice"},
       {"repeated metadata", with_header(R"({"__metadata__":{"k":"1","k":"2"}})", 0), "'k' occurs twice"},
-      {"unknown field", one(good + R"(,"strides":[1])"), "got 'strides'"},
       {"no dtype", one(R"("shape":[2],"data_offsets":[0,8])"), "'a': expected dtype, found none"},
       {"no shape", one(f32 + R"(,"data_offsets":[0,8])"), "'a': expected shape, found none"},
       {"no offsets", one(f32 + R"(,"shape":[2])"), "'a': expected data_offsets, found none"},
       {"dtype not text", one(R"("dtype":32,"shape":[2],"data_offsets":[0,8])"), "dtype: expected a string, got 32"},
-      {"unknown dtype", one(R"("dtype":"F8","shape":[8],"data_offsets":[0,8])"), "or BOOL, got 'F8'"},
       {"shape not a list", one(f32 + R"(,"shape":2,"data_offsets":[0,8])"), "shape: expected a list, got 2"},
       {"negative extent", one(f32 + R"(,"shape":[-2],"data_offsets":[0,8])"), "whole numbers >= 0, got -2"},
       {"fractional extent", one(f32 + R"(,"shape":[2.0],"data_offsets":[0,8])"), "whole numbers >= 0, got 2.0"},
       {"extent of 2^64", one(f32 + R"(,"shape":[18446744073709551616],"data_offsets":[0,8])"), "whole numbers >= 0"},
+      {"half a byte", one(R"("dtype":"F4","shape":[15],"data_offsets":[0,8])"), "expected whole bytes for F4 [15]"},
+      {"wrong size of F4", one(R"("dtype":"F4","shape":[8],"data_offsets":[0,8])"), "expected 4 bytes for F4 (8)"},
+      {"wrong size of F6", one(R"("dtype":"F6_E2M3","shape":[8],"data_offsets":[0,8])"),
+       "expected 6 bytes for F6_E2M3"},
+      {"wrong size of F8", one(R"("dtype":"F8_E4M3","shape":[7],"data_offsets":[0,8])"),
+       "expected 7 bytes for F8_E4M3"},
+      {"wrong size of C64", one(R"("dtype":"C64","shape":[2],"data_offsets":[0,8])"), "expected 16 bytes for C64 (2)"},
+      {"bits beyond 64", one(R"("dtype":"C64","shape":[4611686018427387904],"data_offsets":[0,0])"), "more bytes than"},
+      {"overflow of a later type", one(R"("dtype":"F3","shape":[4294967296,4294967296],"data_offsets":[0,8])"),
+       "more bytes than"},
       {"overflowing shape", one(f32 + R"(,"shape":[4294967296,4294967296],"data_offsets":[0,0])"), "more bytes than"},
       {"overflow hidden by a zero", one(f32 + R"(,"shape":[0,18446744073709551615],"data_offsets":[0,0])", 0),
        "more bytes than"},
-      {"seven axes", one(f32 + R"(,"shape":[1,1,1,1,1,1,2],"data_offsets":[0,8])"), "at most 6 axes, got 7"},
       {"one offset", one(f32 + R"(,"shape":[2],"data_offsets":[8])"), "expected [begin, end], got 1 numbers"},
       {"negative offset", one(f32 + R"(,"shape":[2],"data_offsets":[-8,0])"), "data_offsets: expected whole numbers"},
       {"offsets reversed", one(f32 + R"(,"shape":[2],"data_offsets":[8,0])"), "expected begin <= end, got [8, 0]"},
@@ -252,6 +260,88 @@ TEST_CASE("every malformed file is refused with the reason") {
 
   write_bytes(path, one(good));  // the cases' starting point is itself accepted
   CHECK(read_safetensors(path).shape("a") == Shape{2});
+}
+
+TEST_CASE("a tensor that the library cannot compute with leaves the others readable") {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path() / "file";
+  const struct {
+    const char *fields, *description, *complaint;
+    std::size_t bytes;
+  } odd[] = {
+      {R"("dtype":"F8","shape":[8])", "'odd' F8 (8)", "'odd' F8 (8): this type is not one to compute with", 8},
+      {R"("dtype":"C64","shape":[1])", "'odd' C64 (1)", "'odd' C64 (1): this type is not one to compute with", 8},
+      {R"("dtype":"F4","shape":[2,8])", "'odd' F4 (2, 8)", "this type is not one to compute with", 8},
+      {R"("dtype":"F6_E3M2","shape":[4])", "'odd' F6_E3M2 (4)", "this type is not one to compute with", 3},
+      {R"("dtype":"Q4_0","shape":[3,5])", "'odd' Q4_0 (3, 5)", "this type is not one to compute with", 1},
+      {R"("dtype":"C128","shape":[])", "'odd' C128 ()", "this type is not one to compute with", 16},
+      {R"("dtype":"F32","shape":[1,1,1,1,1,1,2])", "'odd' F32 (1, 1, 1, 1, 1, 1, 2)", "expected at most 6 axes, got 7",
+       8},
+      {R"("dtype":"U8","shape":[1,1,1,1,1,1,1,1,1,1,1,0])", "'odd' U8 (1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0)",
+       "expected at most 6 axes, got 12", 0},
+  };
+  for (const auto& o : odd) {
+    CAPTURE(o.fields);
+    const std::string end = std::to_string(8 + o.bytes);
+    write_bytes(path, with_header(R"({"good":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"odd":{)" +
+                                      std::string(o.fields) + R"(,"data_offsets":[8,)" + end + "]}}",
+                                  8 + o.bytes));
+    const SafetensorsFile file = read_safetensors(path);
+    CHECK(file.names == std::vector<std::string>{"good", "odd"});
+    CHECK(file.get<float>("good").shape() == Shape{2});
+    CHECK(file.description("odd") == o.description);
+    CHECK(contains(error_of([&] { file.get_as<float>("odd"); }), o.complaint));
+    CHECK(contains(error_of([&] { file.get_as<double>("odd"); }), path.string()));
+    CHECK_THROWS_AS(file.get<double>("odd"), Error);
+  }
+  const std::string good = R"("dtype":"F32","shape":[2],"data_offsets":[0,8])";
+  for (const std::string& header :
+       {R"({"__metadata__":null,"a":{)" + good + "}}", R"({"a":{)" + good + R"(,"strides":[1],"quantised":null}})",
+        R"({"a":{"scales":{"axis":0,"values":[[1.5,2],[3]]},)" + good + "}}"}) {
+    write_bytes(path, with_header(header, 8));
+    CHECK(read_safetensors(path).get<float>("a").size() == 2);
+    CHECK(read_safetensors(path).metadata.empty());
+  }
+}
+
+TEST_CASE("8-bit floats are what PyTorch makes of them, code by code") {
+  const SafetensorsFile file = read_safetensors(data_folder / "fixtures" / "float8.safetensors");
+  for (const std::string name : {"F8_E5M2", "F8_E4M3", "F8_E5M2FNUZ", "F8_E4M3FNUZ", "F8_E8M0"}) {
+    CAPTURE(name);
+    const Tensor<float> ours = file.get_as<float>(name), theirs = file.get<float>(name + " as F32");
+    REQUIRE(ours.shape() == Shape{256});
+    for (std::size_t code = 0; code < 256; ++code) {
+      const float a = ours.values()[code], b = theirs.values()[code];
+      CHECK((std::isnan(a) ? std::isnan(b) : a == b && std::signbit(a) == std::signbit(b)));
+    }
+  }
+  CHECK(file.description("C64") == "'C64' C64 (2)");
+  CHECK(file.description("F4") == "'F4' F4 (6)");
+  CHECK(file.extents("seven axes") == std::vector<Index>{1, 2, 1, 3, 1, 1, 1});
+}
+
+TEST_CASE("a missing tensor's message lists what is there, the most alike first, and stays short") {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path() / "file";
+  SafetensorsWriter writer;
+  writer.add("readout.norm.scale", Tensor<float>(Shape{3}, 1.f));
+  writer.add("unit1.w_gate_inh", Tensor<double>(Shape{2, 5}, 1.0));
+  writer.add("unit1.w_gate_exc", Tensor<float>(Shape{}, 1.f));
+  writer.write(path);
+  CHECK(contains(error_of([&] { read_safetensors(path).shape("w_gate_inh"); }),
+                 "expected a tensor 'w_gate_inh', found none among its 3: 'unit1.w_gate_inh' F64 (2, 5), "
+                 "'unit1.w_gate_exc' F32 (), 'readout.norm.scale' F32 (3)"));
+  for (int i = 0; i < 500; ++i) writer.add(std::string(3000, 'x') + std::to_string(i), Tensor<float>(Shape{}, 1.f));
+  writer.write(path);
+  const std::string text = error_of([&] { read_safetensors(path).shape("unit1.w_gate"); });
+  CHECK(contains(text, "none among its 503: 'unit1.w_gate_"));
+  CHECK(contains(text, "and 495 more"));
+  CHECK(text.size() < 1500);
+  CHECK(error_of([&] { read_safetensors(path).shape(std::string(100000, 'y')); }).size() < 2000);
+  writer = {};
+  writer.write(path);
+  CHECK(
+      contains(error_of([&] { read_safetensors(path).shape("a"); }), "expected a tensor 'a', found none among its 0"));
 }
 
 TEST_CASE("a real file cut anywhere is refused") {
@@ -312,4 +402,77 @@ TEST_CASE("a module is saved with its buffers, and loaded whole or not at all") 
   other.mean = Tensor<float>(Shape{3}, 0.f);
   CHECK(contains(error_of([&] { load_module(file, "net.", other); }), "'net.mean': expected shape (3), got ()"));
   CHECK(other.weight.value().data()[0] == 0);
+}
+
+namespace {
+
+/// A module of one parameter, whose name is the prefix.
+struct Single {
+  Var<float> value;
+  void parameters(auto&& visit) { visit("", value); }
+};
+
+/// A batch norm by PyTorch's names.
+struct Norm {
+  Var<double> weight = Tensor<double>(Shape{2}, 0.0), bias = weight, mean = weight, variance = weight;
+  void parameters(auto&& visit) { visit("weight", weight), visit("bias", bias); }
+  void buffers(auto&& visit) { visit("running_mean", mean), visit("running_var", variance); }
+};
+
+}  // namespace
+
+TEST_CASE(
+    "a file of PyTorch's DataParallel is loaded with its prefix, which the message tells; counts are passed over") {
+  const SafetensorsFile file = read_safetensors(data_folder / "fixtures" / "data_parallel.safetensors");
+  Norm norm;
+  const std::string text = error_of([&] { load_module(file, "", norm); });
+  CHECK(contains(text, "expected a tensor 'weight', found none among its 5: 'module.weight' F32 (2)"));
+  CHECK(contains(text, "with the prefix 'module.' in place of '', 4 of the 4 missing would be found"));
+  CHECK(contains(error_of([&] { load_module(file, "net.", norm); }), "with the prefix 'module.' in place of 'net.'"));
+  CHECK(norm.weight.value().data()[0] == 0);
+  load_module(file, "module.", norm);
+  CHECK(list(norm.weight.value()) == std::vector<double>{1, 1});
+  CHECK(norm.mean.value().data()[0] == doctest::Approx(0.2));
+  CHECK(norm.variance.value().data()[1] == doctest::Approx(1.7));
+}
+
+TEST_CASE("what fits is loaded, and the report tells the rest by name") {
+  const TemporaryFolder folder;
+  const fs::path path = folder.path() / "file";
+  SafetensorsWriter writer;
+  writer.add("net.weight", Tensor<float>(Shape{2}, 3.f));
+  writer.add("net.bias", Tensor<float>(Shape{1, 2}, 3.f));
+  writer.add("net.scale", Tensor<float>(Shape{2}, 3.f));
+  writer.add("net.0.num_batches_tracked", Tensor<double>(Shape{}, 3.0));
+  writer.add("net.my_num_batches_tracked", Tensor<double>(Shape{}, 3.0));
+  writer.add("other", Tensor<float>(Shape{2}, 3.f));
+  writer.write(path);
+  const SafetensorsFile file = read_safetensors(path);
+  Norm norm;
+  const LoadReport report = load_what_fits(file, "net.", norm);
+  CHECK_FALSE(report.complete());
+  CHECK(report.loaded == std::vector<std::string>{"net.weight"});
+  CHECK(report.mismatched == std::vector<std::string>{"net.bias"});
+  CHECK(report.missing == std::vector<std::string>{"net.running_mean", "net.running_var"});
+  CHECK(report.unexpected == std::vector<std::string>{"net.my_num_batches_tracked", "net.scale"});
+  CHECK(norm.weight.value().data()[1] == 3);
+  CHECK(norm.bias.value().data()[1] == 0);
+  Norm untouched;
+  const std::string text = error_of([&] { load_module(file, "net.", untouched); });
+  for (const char* part :
+       {"'net.bias': expected shape (2), got (1, 2)", "expected a tensor 'net.running_mean', found none",
+        "nor 'net.running_var'", "'net.scale' is not a parameter of this model"})
+    CHECK(contains(text, part));
+  CHECK(text.find("'net.0.num_batches_tracked'") > text.find("found none"));  // listed as present, not complained of
+  CHECK(untouched.weight.value().data()[1] == 0);
+
+  const SafetensorsFile odd = read_safetensors(data_folder / "fixtures" / "float8.safetensors");
+  Single complex{Tensor<float>(Shape{2}, 1.f)}, quantised{Tensor<float>(Shape{256}, 1.f)},
+      axes{Tensor<float>(Shape{6}, 1.f)};
+  CHECK(
+      contains(error_of([&] { load_module(odd, "C64", complex); }), "'C64' C64 (2): this type is not one to compute"));
+  CHECK(load_what_fits(odd, "F8_E8M0", quantised).loaded == std::vector<std::string>{"F8_E8M0"});
+  CHECK(quantised.value.value().data()[127] == 1.f);
+  CHECK(contains(error_of([&] { load_module(odd, "seven axes", axes); }),
+                 "expected shape (6), got (1, 2, 1, 3, 1, 1, 1)"));
 }

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 #include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -279,4 +280,77 @@ TEST_CASE("two threads may train at the same time: each finds what it would find
     CHECK(found[1] == expected[1]);
   }
   ThreadPool::instance().resize(ThreadPool::default_threads());
+}
+
+namespace {
+
+/// Runs f on several threads at once, each many times, and returns how many runs ended in an Error about the tape.
+template <class F>
+int refused_runs(const F& f) {
+  std::atomic<int> ready{0}, refused{0}, other{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t)
+    threads.emplace_back([&] {
+      ++ready;
+      while (ready < 4) std::this_thread::yield();
+      for (int k = 0; k < 200; ++k) try {
+          f();
+        } catch (const Error& error) {
+          ++(std::string(error.what()).find("another thread is using the tape") != std::string::npos ? refused : other);
+        }
+    });
+  for (auto& thread : threads) thread.join();
+  CHECK(other == 0);
+  return refused;
+}
+
+}  // namespace
+
+TEST_CASE("a graph that several threads differentiate at once gives the right gradient or an Error") {
+  Tape<double> tape;
+  const Var<double> x = tape.leaf(Tensor<double>({2}, {2, 3}));
+  Var<double> h = x;
+  for (int k = 0; k < 20; ++k) h = map([](auto a) { return a + 0.0 * a; }, h);
+  const Var<double> y = sum(h * h);
+  std::atomic<int> wrong{0}, right{0};
+  const auto check = [&](const Var<double>& g) {
+    ++(g.value().data()[0] == 4 && g.value().data()[1] == 6 ? right : wrong);
+  };
+  const int refused = refused_runs([&] { check(grad(y, {x}, {.keep_graph = true}).front()); });
+  CHECK(wrong == 0);
+  CHECK(right + refused == 800);
+  // Recorded gradients, products prepared once, and paused tapes.
+  (void)refused_runs([&] { check(grad(y, {x}, {.create_graph = true}).front()); });
+  Pullback<double> pullback({y}, {x}, true);
+  (void)refused_runs([&] { check(pullback({Tensor<double>(Shape{}, 1.0)}).front()); });
+  (void)refused_runs([&] {
+    const NoGrad pause(tape);
+    if ((x * x).tape()) ++wrong;
+  });
+  CHECK(wrong == 0);
+  check(grad(y, {x}).front());  // and the tape is none the worse
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("a tape that several threads record on at once keeps whole operations") {
+  Tape<double> tape;
+  const Var<double> x = tape.leaf(Tensor<double>({2}, {2, 3}));
+  std::atomic<int> recorded{0};
+  const int refused = refused_runs([&] {
+    const Var<double> y = x * x;
+    recorded += y.tape() != nullptr;
+    (void)tape.leaf(Tensor<double>(Shape{1}, 1.0));
+  });
+  CHECK(recorded >= 800 - refused);
+  CHECK(grad(sum(x * x), {x}).front().value().data()[1] == 6);
+}
+
+TEST_CASE("a tape may go from one thread to another") {
+  Tape<double> tape;
+  const Var<double> x = tape.leaf(Tensor<double>({2}, {2, 3}));
+  const Var<double> y = sum(x * x);
+  double found = 0;
+  std::thread([&] { found = grad(y, {x}, {.keep_graph = true}).front().value().data()[1]; }).join();
+  CHECK(found == 6);
+  CHECK(grad(y, {x}).front().value().data()[1] == 6);
 }

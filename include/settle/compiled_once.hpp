@@ -1,4 +1,5 @@
 #pragma once
+#include "settle/core/macros_off.hpp"
 #include "settle/settle.hpp"
 
 /// For programs of several files: what is heavy to compile and does not depend on the user's own types (convolution
@@ -12,8 +13,13 @@
 #define SETTLE_COMPILED_ONCE extern template
 #endif
 
-#define SETTLE_COMPILED_ONCE_FOR(T)                                                                                    \
-  namespace cpu {                                                                                                      \
+// What is compiled for this file's processor. In the programs that use libsettle it is not even declared: there all
+// of it is reached through Backend<Cpu> and interpreted().
+#ifdef SETTLE_COMPILED
+#define SETTLE_COMPILED_ONCE_HERE(T)
+#else
+#define SETTLE_COMPILED_ONCE_HERE(T)                                                                                   \
+  namespace cpu::inline SETTLE_INSTRUCTION_SET {                                                                       \
   SETTLE_COMPILED_ONCE void conv_forward<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm,                \
                                             std::shared_ptr<void>*);                                                   \
   SETTLE_COMPILED_ONCE void conv_input_grad<T>(const ConvGeometry&, const T*, const T*, T*, ConvAlgorithm,             \
@@ -32,7 +38,21 @@
   SETTLE_COMPILED_ONCE class TileTransform<32, T>;                                                                     \
   SETTLE_COMPILED_ONCE class TileTransform<48, T>;                                                                     \
   SETTLE_COMPILED_ONCE class TileTransform<64, T>;                                                                     \
-  }                                                                                                                    \
+  }
+#endif
+
+#define SETTLE_COMPILED_ONCE_FOR(T)                                                                                    \
+  SETTLE_COMPILED_ONCE void Backend<Cpu>::matmul<T>(const cpu::MatmulGeometry&, const T*, const T*, T*);               \
+  SETTLE_COMPILED_ONCE void Backend<Cpu>::conv_forward<T>(const cpu::ConvGeometry&, const T*, const T*, T*,            \
+                                                          ConvAlgorithm, std::shared_ptr<void>*);                      \
+  SETTLE_COMPILED_ONCE void Backend<Cpu>::conv_input_grad<T>(const cpu::ConvGeometry&, const T*, const T*, T*,         \
+                                                             ConvAlgorithm, std::shared_ptr<void>*);                   \
+  SETTLE_COMPILED_ONCE void Backend<Cpu>::add_conv_input_grad<T>(const cpu::ConvGeometry&, const T*, const T*, T*,     \
+                                                                 ConvAlgorithm, std::shared_ptr<void>*);               \
+  SETTLE_COMPILED_ONCE void Backend<Cpu>::conv_weight_grad<T>(const cpu::ConvGeometry&, const T*, const T*, T*,        \
+                                                              ConvAlgorithm);                                          \
+  SETTLE_COMPILED_ONCE const char* Backend<Cpu>::instruction_set<T>();                                                 \
+  SETTLE_COMPILED_ONCE InterpretedKernel<T> interpreted<T>(const expr::Program&);                                      \
   SETTLE_COMPILED_ONCE void evaluate<T>(const PointwiseKernel<T, Cpu>&, const Shape&, std::span<const Tensor<T>>,      \
                                         std::span<const PointwiseResult<T, Cpu>>);                                     \
   SETTLE_COMPILED_ONCE class Tape<T, Cpu>;                                                                             \
@@ -60,7 +80,7 @@
   SETTLE_COMPILED_ONCE Var<T> concat(const std::vector<Var<T>>&, int);                                                 \
   SETTLE_COMPILED_ONCE Var<T> sum(const Var<T>&, Axes);                                                                \
   SETTLE_COMPILED_ONCE Var<T> mean(const Var<T>&, Axes);                                                               \
-  SETTLE_COMPILED_ONCE const PointwiseFunction<T, Cpu>& PointwiseFunction<T, Cpu>::of<detail::AdamUpdate, 10>();       \
+  SETTLE_COMPILED_ONCE const PointwiseFunction<T, Cpu>& PointwiseFunction<T, Cpu>::of<detail::AdamUpdate, 14>();       \
   SETTLE_COMPILED_ONCE BatchStatistics<T, Cpu> batch_statistics(const Var<T>&);                                        \
   SETTLE_COMPILED_ONCE struct BatchNorm<T>;                                                                            \
   SETTLE_COMPILED_ONCE struct RunningBatchNorm<T>;                                                                     \
@@ -81,9 +101,13 @@
   }
 
 namespace settle {
+SETTLE_COMPILED_ONCE_HERE(float)
+SETTLE_COMPILED_ONCE_HERE(double)
 SETTLE_COMPILED_ONCE_FOR(float)
 SETTLE_COMPILED_ONCE_FOR(double)
 }  // namespace settle
 
+#undef SETTLE_COMPILED_ONCE_HERE
 #undef SETTLE_COMPILED_ONCE_FOR
 #undef SETTLE_COMPILED_ONCE
+#include "settle/core/macros_on.hpp"

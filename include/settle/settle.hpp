@@ -1,6 +1,7 @@
 #pragma once
-// The library on the CPU, in one include. Files (settle/io, settle/data/pathfinder_folder.hpp) and the tools for tests
-// (ops/samples.hpp) are included on their own.
+#include "settle/core/macros_off.hpp"
+// The library on the CPU, in one include. Files (settle/io, settle/data/pathfinder_folder.hpp), vision/ and the tools for
+// tests (ops/samples.hpp) are included on their own.
 #include "settle/autodiff/checkpoint.hpp"
 #include "settle/autodiff/grad.hpp"
 #include "settle/autodiff/gradcheck.hpp"
@@ -15,12 +16,20 @@
 #include "settle/data/pathfinder.hpp"
 #include "settle/data/prefetch.hpp"
 #include "settle/fixed_point/fixed_point.hpp"
+#include "settle/nn/conv_gru.hpp"
+#include "settle/nn/fgru.hpp"
 #include "settle/nn/losses.hpp"
 #include "settle/nn/metrics.hpp"
 #include "settle/nn/released_models.hpp"
+#include "settle/nn/spectral.hpp"
 #include "settle/ops/all.hpp"
 #include "settle/optim/adam.hpp"
 #include "settle/optim/clip.hpp"
 #include "settle/optim/schedule.hpp"
 #include "settle/optim/sgd.hpp"
 #include "settle/version.hpp"
+
+#ifdef SETTLE_COMPILED  // by settle-compiled: what is heavy to compile is in libsettle
+#include "settle/compiled_once.hpp"
+#endif
+#include "settle/core/macros_on.hpp"

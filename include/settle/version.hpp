@@ -2,7 +2,7 @@
 
 // The one place of the version: meson.build reads the three numbers here.
 #define SETTLE_VERSION_MAJOR 0
-#define SETTLE_VERSION_MINOR 1
+#define SETTLE_VERSION_MINOR 2
 #define SETTLE_VERSION_PATCH 0
 
 #define SETTLE_DETAIL_TEXT(x) #x

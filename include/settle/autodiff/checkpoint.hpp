@@ -16,21 +16,25 @@ namespace detail {
 template <class T, class D>
 using RecomputedFunction = std::function<std::vector<Var<T, D>>(const std::vector<Var<T, D>>&)>;
 
-/// The vector-Jacobian product of `f` as a function of its inputs and then its outputs' cotangents.
+/// The vector-Jacobian product of `f` to the needed ones of its inputs, as a function of all its inputs and then of the
+/// cotangents of those outputs that have one. It can be differentiated by each of them, needed or not.
 template <class T, class D>
-RecomputedFunction<T, D> pullback_of(RecomputedFunction<T, D> f, std::size_t inputs, std::vector<bool> needed) {
-  return [f = std::move(f), inputs, needed = std::move(needed)](const std::vector<Var<T, D>>& at) {
+RecomputedFunction<T, D> pullback_of(RecomputedFunction<T, D> f, std::vector<bool> needed, std::vector<bool> given) {
+  return [f = std::move(f), needed = std::move(needed), given = std::move(given)](const std::vector<Var<T, D>>& at) {
     // On the arguments' tape when they have one, to be differentiated again; else on one that is gone at the end.
     Tape<T, D> own;
     Tape<T, D>* tape = recording_tape<T, D>("checkpoint", at);
     const bool again = tape != nullptr;
     if (!again) tape = &own;
     std::vector<Var<T, D>> x, wanted;
-    for (std::size_t k = 0; k < inputs; ++k) {
-      x.push_back(!needed[k] ? stop_gradient(at[k]) : at[k].tape() ? at[k] : tape->leaf(at[k].value()));
+    for (std::size_t k = 0; k < needed.size(); ++k) {
+      x.push_back(needed[k] && !at[k].tape() ? tape->leaf(at[k].value()) : at[k]);
       if (needed[k]) wanted.push_back(x.back());
     }
-    const std::vector<Var<T, D>> cotangents(at.begin() + static_cast<std::ptrdiff_t>(inputs), at.end());
+    std::vector<Var<T, D>> cotangents(given.size());
+    auto next = at.begin() + std::ssize(needed);
+    for (std::size_t k = 0; k < given.size(); ++k)
+      if (given[k]) cotangents[k] = *next++;
     return Pullback<T, D>(f(x), wanted)(cotangents, again, !again);
   };
 }
@@ -41,21 +45,21 @@ std::vector<Var<T, D>> recomputed(const RecomputedFunction<T, D>& f, const std::
   std::vector<Var<T, D>> constants;
   for (const auto& x : inputs) constants.push_back(stop_gradient(x));
   std::vector<Tensor<T, D>> values;
-  std::vector<Shape> shapes;
   for (const auto& y : f(constants)) {
     require(!y.tape(), "checkpoint", "the function uses a variable that is not among its arguments");
     values.push_back(y.value());
-    shapes.push_back(y.shape());
   }
   return record_outputs<T, D>(
       "checkpoint", std::span<const Tensor<T, D>>(values), std::span<const Var<T, D>>(inputs),
-      [f, inputs, shapes](std::span<const Var<T, D>> cotangents, Cotangents<T, D>& gradients) {
-        std::vector<bool> needed;
-        for (std::size_t k = 0; k < inputs.size(); ++k) needed.push_back(gradients.needs(k));
+      [f, inputs](std::span<const Var<T, D>> cotangents, Cotangents<T, D>& gradients) {
+        std::vector<bool> needed, given;
         std::vector<Var<T, D>> at = inputs;
-        for (std::size_t k = 0; k < shapes.size(); ++k)
-          at.push_back(cotangents[k].defined() ? cotangents[k] : Var<T, D>(Tensor<T, D>(shapes[k], T{0})));
-        const auto found = recomputed<T, D>(pullback_of<T, D>(f, inputs.size(), needed), at);
+        for (std::size_t k = 0; k < inputs.size(); ++k) needed.push_back(gradients.needs(k));
+        for (const auto& g : cotangents) {
+          given.push_back(g.defined());
+          if (g.defined()) at.push_back(g);
+        }
+        const auto found = recomputed<T, D>(pullback_of<T, D>(f, needed, given), at);
         for (std::size_t k = 0, next = 0; k < inputs.size(); ++k)
           if (needed[k]) gradients.add(k, found[next++]);
       });

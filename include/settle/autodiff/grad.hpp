@@ -20,6 +20,7 @@ class Pullback {
   /// From `outputs` back to `inputs`, all on one tape. Outputs that are constants are allowed and pass nothing back.
   Pullback(std::vector<Var<T, Device>> outputs, std::vector<Var<T, Device>> inputs, bool many = false)
       : outputs_(std::move(outputs)), inputs_(std::move(inputs)), many_(many) {
+    const typename Tape<T, Device>::Use use("grad", inputs_.empty() ? nullptr : inputs_.front().tape());
     for (const auto& x : inputs_) {
       require(x.tape() != nullptr, "grad",
               "an input is a constant: make it with tape.leaf(...) or by operations on leaves");
@@ -46,6 +47,7 @@ class Pullback {
                                          bool free = false) {
     require(cotangents.size() == outputs_.size(), "grad", "expected ", outputs_.size(), " cotangents, got ",
             cotangents.size());
+    const typename Tape<T, Device>::Use use("grad", tape_);
     for (const auto& x : inputs_) tape_->require_current("grad", x);
     for (const auto& y : outputs_)
       if (y.tape()) tape_->require_current("grad", y);
@@ -188,6 +190,7 @@ Var<T, D> jvp(const Var<T, D>& y, const Var<T, D>& x, const Var<T, D>& tangent, 
   require(x.tape() != nullptr, "jvp", "expected an input on a tape");
   require(tangent.shape() == x.shape(), "jvp", "expected a tangent of shape ", x.shape(), ", got ", tangent.shape());
   Tape<T, D>& tape = *x.tape();
+  const typename Tape<T, D>::Use use("jvp", &tape);
   require(tape.recording(), "jvp", "the tape is paused: the product is found by recording another");
   const int mark = tape.size();
   const Var<T, D> cotangent = tape.leaf(Tensor<T, D>(y.shape(), T{0}));

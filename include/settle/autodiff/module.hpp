@@ -1,5 +1,6 @@
 #pragma once
 #include <concepts>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -23,6 +24,13 @@ concept Module = std::copyable<M> && requires(M& m) { m.parameters([](const std:
 template <class M, class Visit>
 void visit_part(const std::string& prefix, M& part, Visit&& visit) {
   part.parameters([&](const std::string& name, auto& parameter) { visit(prefix + '.' + name, parameter); });
+}
+
+/// Visits the buffers of a part of a module, if it has any, under "prefix.".
+template <class M, class Visit>
+void visit_buffers(const std::string& prefix, M& part, Visit&& visit) {
+  const auto named = [&](const std::string& name, auto& buffer) { visit(prefix + '.' + name, buffer); };
+  if constexpr (requires { part.buffers(named); }) part.buffers(named);
 }
 
 /// A copy of the module with each parameter replaced by f(parameter).
@@ -76,6 +84,48 @@ template <class M, class Visit>
 void visit_state(M& module, Visit&& visit) {
   module.parameters(visit);
   if constexpr (requires { module.buffers(visit); }) module.buffers(visit);
+}
+
+/// Finds what a module forgets: `check(net)`, once when it is written. Throws Error where
+/// - it holds a tensor, also in a part or in a container, that neither parameters() nor buffers() visits: a silent
+///   constant, which no training changes and no file has;
+/// - two parameters have one name, one is visited twice, or one has no value;
+/// - copies of the module share a parameter, as through a pointer: a copy on a tape would change the module.
+/// It counts who shares each tensor's memory while it copies the module, so no other thread may copy it meanwhile.
+template <class M>
+  requires requires(M& m) { m.parameters([](const std::string&, auto&) {}); }
+void check(const M& module) {
+  std::string listed;
+  std::set<std::string> names;
+  std::set<const void*> places;
+  std::map<const void*, int> visited;  // how many parameters each block has
+  using References = std::map<const void*, int> (*)();
+  std::set<References> devices{[] { return Memory::instance().references(); }};
+  M probe = module, other = module;
+  visit_state(probe, [&]<class T, class D>(const std::string& name, Var<T, D>& parameter) {
+    require(names.insert(name).second, "check", "two parameters are called '", name, "'");
+    require(places.insert(&parameter).second, "check", "'", name, "' is visited under another name too");
+    require(parameter.defined(), "check", "'", name, "' has no value");
+    if (parameter.size() > 0) ++visited[parameter.value().data()];
+    listed += (listed.empty() ? "" : ", ") + name;
+    if constexpr (!std::same_as<D, Cpu>) devices.insert([] { return MemoryOf<D>::instance().references(); });
+  });
+  visit_state(other, [&](const std::string& name, auto& parameter) {
+    require(!places.contains(&parameter), "check", "copies of the module share '", name, "'");
+  });
+  for (const References references : devices) {
+    constexpr int copies = 8;  // what other threads do with other tensors meanwhile counts less
+    const auto before = references();
+    const std::vector<M> held(copies, module);
+    for (const auto& [data, count] : references()) {
+      const auto known = before.find(data);
+      const int grown = count - (known == before.end() ? count : known->second);
+      const auto seen = visited.find(data);
+      require(grown / copies <= (seen == visited.end() ? 0 : seen->second), "check",
+              "the module holds a tensor that neither parameters() nor buffers() visits, and so is never trained or "
+              "saved; they visit ", listed.empty() ? "nothing" : listed.c_str());
+    }
+  }
 }
 
 /// Gives a module the parameters and buffers of another, by name; the other may be on another device. The way to a net

@@ -1,6 +1,9 @@
 #pragma once
+#include <atomic>
+#include <functional>
 #include <memory>
 #include <span>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -75,6 +78,8 @@ class Cotangents {
 };
 
 /// The record of a computation, as a flat list of operations. Not copyable: Vars point to it, so it must outlive them.
+/// It serves one thread at a time: recording, differentiating (though the graph is kept) or pausing it while another
+/// thread does throws Error. Values may be read by any thread.
 template <class T, class Device = Cpu>
 class Tape {
  public:
@@ -94,6 +99,22 @@ class Tape {
     std::unique_ptr<const Rule> rule;  ///< null for a leaf, and once freed
     bool freed = false;
     unsigned generation = 0;
+  };
+
+  /// Keeps a tape to this thread while it lives; throws Error where another thread has it. A null tape is allowed.
+  class Use {
+   public:
+    Use(const char* where, Tape* tape) : tape_(tape) {
+      if (tape_) tape_->enter(where);
+    }
+    ~Use() {
+      if (tape_) tape_->leave();
+    }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    Tape* tape_;
   };
 
   Tape() = default;
@@ -117,6 +138,7 @@ class Tape {
 
   /// Forgets the operations after a mark; their Vars may still be read but not used in operations.
   void truncate(int mark) {
+    const Use use("truncate", this);
     ++generation_;
     while (size() > mark) {
       producer_.resize(static_cast<std::size_t>(nodes_.back().first_output));
@@ -138,9 +160,14 @@ class Tape {
     }
   }
 
+  /// If set, it is shown each operation's name and results before they are recorded: a way to find what went wrong.
+  std::function<void(const char*, std::span<const Tensor<T, Device>>)> watch;
+
   /// Records an operation; used through `record` below.
   std::vector<Var<T, Device>> append(const char* name, std::vector<int> inputs,
                                      std::span<const Tensor<T, Device>> outputs, std::unique_ptr<const Rule> rule) {
+    const Use use(name, this);
+    if (watch) watch(name, outputs);
     Node node{name, std::move(inputs), values(), static_cast<int>(outputs.size()), std::move(rule), false,
               generation_};
     std::vector<Var<T, Device>> vars;
@@ -162,10 +189,24 @@ class Tape {
   template <class U, class D>
   friend class NoGrad;
 
+  void enter(const char* where) {
+    const std::thread::id me = std::this_thread::get_id();
+    std::thread::id nobody;
+    if (user_.load(std::memory_order_relaxed) != me)
+      require(user_.compare_exchange_strong(nobody, me, std::memory_order_acquire), where,
+              "another thread is using the tape, which serves one at a time: give each thread its own, or let it wait");
+    ++uses_;
+  }
+  void leave() {
+    if (--uses_ == 0) user_.store({}, std::memory_order_release);
+  }
+
   std::vector<Node> nodes_;
   std::vector<int> producer_;
   unsigned generation_ = 0;
   int paused_ = 0;
+  std::atomic<std::thread::id> user_{};
+  int uses_ = 0;  ///< of the user's, one inside another
 };
 
 /// While it lives, operations on a tape's Vars are computed but not recorded: `NoGrad pause(tape);`.
@@ -174,7 +215,7 @@ class NoGrad {
  public:
   explicit NoGrad(Tape<T, Device>& tape) : NoGrad(&tape) {}
   /// A null tape is allowed and does nothing.
-  explicit NoGrad(Tape<T, Device>* tape) : tape_(tape) {
+  explicit NoGrad(Tape<T, Device>* tape) : use_("no_grad", tape), tape_(tape) {
     if (tape_) ++tape_->paused_;
   }
   ~NoGrad() {
@@ -184,6 +225,7 @@ class NoGrad {
   NoGrad& operator=(const NoGrad&) = delete;
 
  private:
+  typename Tape<T, Device>::Use use_;
   Tape<T, Device>* tape_;
 };
 
@@ -193,12 +235,14 @@ template <class T, class D>
 Tape<T, D>* recording_tape(const char* name, std::span<const Var<T, D>> inputs) {
   Tape<T, D>* tape = nullptr;
   for (const auto& v : inputs) {
-    if (!v.tape()) continue;
-    require(!tape || tape == v.tape(), name, "the inputs are on two different tapes");
-    tape = v.tape();
-    tape->require_current(name, v);
+    require(!tape || !v.tape() || tape == v.tape(), name, "the inputs are on two different tapes");
+    if (v.tape()) tape = v.tape();
   }
-  return tape && tape->recording() ? tape : nullptr;
+  if (!tape) return nullptr;
+  const typename Tape<T, D>::Use use(name, tape);
+  for (const auto& v : inputs)
+    if (v.tape()) tape->require_current(name, v);
+  return tape->recording() ? tape : nullptr;
 }
 
 /// Records an operation with one or more outputs. `rule(cotangents, inputs)` is the vector-Jacobian product, in terms

@@ -7,14 +7,8 @@
 
 #include "settle/core/large_blocks.hpp"
 #include "settle/core/random.hpp"
+#include "settle/core/sanitizer.hpp"
 
-#if defined(__SANITIZE_ADDRESS__)
-#define SETTLE_ADDRESS_SANITIZER 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SETTLE_ADDRESS_SANITIZER 1
-#endif
-#endif
 #ifdef SETTLE_ADDRESS_SANITIZER
 #include <sanitizer/asan_interface.h>
 #endif

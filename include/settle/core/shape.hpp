@@ -1,8 +1,11 @@
 #pragma once
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <initializer_list>
 #include <ostream>
+#include <span>
+#include <vector>
 
 #include "settle/core/error.hpp"
 
@@ -15,6 +18,8 @@ using Index = std::int64_t;
 class Shape {
  public:
   static constexpr int max_rank = 6;
+  /// The most elements of a tensor: their bytes, and sums of a few such numbers, are an Index.
+  static constexpr Index max_size = Index{1} << 58;
 
   constexpr Shape() = default;
   Shape(std::initializer_list<Index> extents) {
@@ -34,11 +39,18 @@ class Shape {
     extents_[static_cast<std::size_t>(rank_++)] = extent;
   }
 
-  /// The number of elements: the product of the extents (1 for a scalar).
+  /// The number of elements: the product of the extents (1 for a scalar). Throws Error where the extents that are not 0
+  /// have a product above max_size, so that no part of the product overflows, and for an extent below 0.
   Index size() const {
-    Index n = 1;
-    for (int i = 0; i < rank_; ++i) n *= extents_[static_cast<std::size_t>(i)];
-    return n;
+    Index product = 1;
+    bool fits = true, empty = false;
+    for (const Index extent : *this) {
+      fits &= extent >= 0 && !__builtin_mul_overflow(product, extent == 0 ? 1 : extent, &product) && product <= max_size;
+      empty |= extent == 0;
+    }
+    if (!fits) [[unlikely]]
+      fail("shape", *this, " is no tensor's shape: expected extents of at least 0 and at most ", max_size, " elements");
+    return empty ? 0 : product;
   }
 
   /// The axis counted from the front, for an axis that may count from the end.
@@ -71,8 +83,40 @@ class Shape {
   int rank_ = 0;
 };
 
-/// A short list of axes.
-using Axes = std::initializer_list<int>;
+/// The sum of extents; throws Error where it is no Index.
+inline Index sum_of_extents(std::initializer_list<Index> extents) {
+  Index sum = 0;
+  for (const Index extent : extents)
+    require(!__builtin_add_overflow(sum, extent, &sum), "shape", "an extent overflows: ", extent, " is too much");
+  return sum;
+}
+
+/// A short list of axes, written out or made at run time: `{0, -1}`, or a std::vector<int>.
+class Axes {
+ public:
+  constexpr Axes() = default;
+  Axes(std::initializer_list<int> axes) : Axes(std::span(axes.begin(), axes.size())) {}
+  Axes(const std::vector<int>& axes) : Axes(std::span(axes)) {}
+
+  const int* begin() const { return axes_.data(); }
+  const int* end() const { return axes_.data() + count_; }
+
+ private:
+  explicit Axes(std::span<const int> axes) {
+    require(axes.size() <= axes_.size(), "shape", "expected at most ", axes_.size(), " axes, got ", axes.size());
+    for (const int axis : axes) axes_[count_++] = axis;
+  }
+
+  std::array<int, Shape::max_rank> axes_{};
+  std::size_t count_ = 0;
+};
+
+/// All axes of a shape.
+inline Axes all_axes(const Shape& shape) {
+  std::vector<int> axes;
+  for (int a = 0; a < shape.rank(); ++a) axes.push_back(a);
+  return axes;
+}
 
 /// The shape that both broadcast to (NumPy's rule: aligned at the last axis, extent 1 repeats).
 /// Throws Error when the extents disagree.

@@ -1,6 +1,8 @@
 #pragma once
 #include <algorithm>
 #include <concepts>
+#include <cstdint>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -31,9 +33,9 @@ class Tensor {
   /// No tensor: shape (0), no storage.
   Tensor() : shape_{0} {}
 
-  /// Values left undefined.
+  /// Values left undefined. Throws Error for a shape that no tensor has, or that there is no memory for.
   explicit Tensor(const Shape& shape) : shape_(shape) {
-    if (shape.size() > 0) block_ = MemoryOf<Device>::instance().allocate(bytes());
+    if (size() > 0) block_ = MemoryOf<Device>::instance().allocate(bytes());
   }
 
   /// Every element equal to `value`.
@@ -42,10 +44,31 @@ class Tensor {
   }
 
   /// The given values in row-major order; throws when their number is not the shape's.
-  Tensor(const Shape& shape, const std::vector<T>& values) : Tensor(shape) {
+  Tensor(const Shape& shape, const std::vector<T>& values) : Tensor(from(values, shape)) {}
+
+  /// A copy of the given values in row-major order, on any device; throws when their number is not the shape's.
+  static Tensor from(std::span<const T> values, const Shape& shape) {
     require(static_cast<Index>(values.size()) == shape.size(), "tensor", "shape ", shape, " holds ", shape.size(),
             " values, got ", values.size());
-    if (size() > 0) Device::upload(mutable_data(), values.data(), bytes());
+    Tensor out(shape);
+    if (out.size() > 0) Device::upload(out.mutable_data(), values.data(), out.bytes());
+    return out;
+  }
+
+  /// A tensor in memory of the device that is not the library's: nothing is copied. The owner is held until the last
+  /// tensor that shares these values is gone, and so is a shared_ptr's deleter what gives the memory back. The values
+  /// are constant: a tensor that is written gets a copy first, and whoever owns them must not change them meanwhile.
+  /// Throws Error for no data, no owner, or data that is not aligned for T.
+  static Tensor view(const T* data, const Shape& shape, std::shared_ptr<const void> owner) {
+    require(owner != nullptr, "tensor", "expected the owner of the memory that is viewed, got none");
+    Tensor out;
+    out.shape_ = shape;
+    if (shape.size() == 0) return out;
+    require(data != nullptr, "tensor", "expected the address of ", shape.size(), " values, got none");
+    require(reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0, "tensor", "expected values aligned to ",
+            alignof(T), " bytes, got the address ", static_cast<const void*>(data));
+    out.block_ = MemoryOf<Device>::instance().borrow(data, out.bytes(), std::move(owner));
+    return out;
   }
 
   Tensor(const Tensor& other) : shape_(other.shape_), block_(other.block_) {
@@ -72,16 +95,18 @@ class Tensor {
   /// A pointer into the device's memory: on another device than the processor, only for its kernels.
   const T* data() const { return block_ ? static_cast<const T*>(block_->data) : nullptr; }
 
-  /// For writing: values shared with another tensor are copied first.
+  /// For writing: values shared with another tensor, or viewed in memory of another's, are copied first.
   T* mutable_data() {
     if (!block_) return nullptr;
-    if (block_->references.load(std::memory_order_acquire) > 1) *this = clone();
+    if (!unique()) *this = clone();
     block_->derived.reset(), block_->byproduct.reset();
     return static_cast<T*>(block_->data);
   }
 
-  /// Whether no other tensor shares these values, so that writing copies nothing.
-  bool unique() const { return !block_ || block_->references.load(std::memory_order_acquire) == 1; }
+  /// Whether these values are this tensor's alone, so that writing copies nothing.
+  bool unique() const {
+    return !block_ || (!block_->owner && block_->references.load(std::memory_order_acquire) == 1);
+  }
 
   std::span<const T> values() const
     requires std::same_as<Device, Cpu>

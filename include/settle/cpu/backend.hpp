@@ -82,30 +82,24 @@ struct Backend<Cpu> {
 
   /// The products of all matrices of a batch.
   template <class T>
-  static void matmul(const cpu::MatmulGeometry& g, const T* a, const T* b, T* y) {
-    cpu::matmul(g, a, b, y);
-  }
+  static void matmul(const cpu::MatmulGeometry& g, const T* a, const T* b, T* y);
 
   /// y = conv(x, w), and the gradients of sum gy · conv(x, w) in x and in w.
   template <class T>
-  static void conv_forward(const cpu::ConvGeometry& g, const T* x, const T* w, T* y, ConvAlgorithm asked, Slot of_w) {
-    cpu::conv_forward(g, x, w, y, asked, of_w);
-  }
+  static void conv_forward(const cpu::ConvGeometry& g, const T* x, const T* w, T* y, ConvAlgorithm asked, Slot of_w);
   template <class T>
   static void conv_input_grad(const cpu::ConvGeometry& g, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
-                              Slot of_w) {
-    cpu::conv_input_grad(g, gy, w, gx, asked, of_w);
-  }
+                              Slot of_w);
   /// Adds the gradient in x to gx.
   template <class T>
   static void add_conv_input_grad(const cpu::ConvGeometry& g, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
-                                  Slot of_w) {
-    cpu::conv_input_grad(g, gy, w, gx, asked, of_w, true);
-  }
+                                  Slot of_w);
   template <class T>
-  static void conv_weight_grad(const cpu::ConvGeometry& g, const T* x, const T* gy, T* gw, ConvAlgorithm asked) {
-    cpu::conv_weight_grad(g, x, gy, gw, asked);
-  }
+  static void conv_weight_grad(const cpu::ConvGeometry& g, const T* x, const T* gy, T* gw, ConvAlgorithm asked);
+
+  /// The instructions that the functions below are compiled for: "avx512", "avx2", "avx" or "baseline".
+  template <class T>
+  static const char* instruction_set();
 
   /// Adds x · y, or |x - y|² and |x|², to the numbers of each of the systems that the array is split among.
   template <class T>
@@ -133,5 +127,40 @@ struct Backend<Cpu> {
     cpu::add_scaled(size, y, d, x, sizes);
   }
 };
+
+// Not inline: libsettle has these, compiled for the processor that a program finds itself on.
+
+template <class T>
+void Backend<Cpu>::matmul(const cpu::MatmulGeometry& g, const T* a, const T* b, T* y) {
+  cpu::matmul(g, a, b, y);
+}
+
+template <class T>
+void Backend<Cpu>::conv_forward(const cpu::ConvGeometry& g, const T* x, const T* w, T* y, ConvAlgorithm asked,
+                                Slot of_w) {
+  cpu::conv_forward(g, x, w, y, asked, of_w);
+}
+
+template <class T>
+void Backend<Cpu>::conv_input_grad(const cpu::ConvGeometry& g, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
+                                   Slot of_w) {
+  cpu::conv_input_grad(g, gy, w, gx, asked, of_w);
+}
+
+template <class T>
+void Backend<Cpu>::add_conv_input_grad(const cpu::ConvGeometry& g, const T* gy, const T* w, T* gx, ConvAlgorithm asked,
+                                       Slot of_w) {
+  cpu::conv_input_grad(g, gy, w, gx, asked, of_w, true);
+}
+
+template <class T>
+void Backend<Cpu>::conv_weight_grad(const cpu::ConvGeometry& g, const T* x, const T* gy, T* gw, ConvAlgorithm asked) {
+  cpu::conv_weight_grad(g, x, gy, gw, asked);
+}
+
+template <class T>
+const char* Backend<Cpu>::instruction_set() {
+  return cpu::instruction_set_name;
+}
 
 }  // namespace settle

@@ -13,7 +13,7 @@
 namespace settle::cpu {
 
 /// What a chunk does with one result. To stream is to assign past the caches: the chunk's first element is then aligned
-/// to a packet.
+/// to stream_alignment bytes.
 enum class Put : std::uint8_t { skip, assign, accumulate, sum, sum_each, stream };
 
 /// One contiguous piece of work for one program.
@@ -32,8 +32,13 @@ struct Chunk {
 template <class T>
 using Run = void (*)(const void* self, const Chunk<T>& chunk);
 
+/// Enough for the widest packets.
+inline constexpr Index stream_alignment = 64;
+
+inline namespace SETTLE_INSTRUCTION_SET {
+
 /// How many packets ahead of its use the memory of a long loop is asked for.
-inline constexpr Index ahead = 64;
+inline constexpr Index packets_ahead = 64;
 
 /// The most packets that a program is evaluated for at a time: as many as a function takes in registers.
 inline constexpr std::size_t most_packets = 8;
@@ -54,13 +59,13 @@ SETTLE_INLINE void put_packets(Put put, const Chunk<T>& chunk, std::size_t r, In
     case Put::assign: {
       T* const to = chunk.output[r] + at;
       SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) store(to + p * width, values[p]);
-      fetch(to + ahead * width, stride);
+      fetch(to + packets_ahead * width, stride);
       break;
     }
     case Put::accumulate: {
       T* const to = chunk.output[r] + at;
       SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) store(to + p * width, load(to + p * width) + values[p]);
-      fetch(to + ahead * width, stride);
+      fetch(to + packets_ahead * width, stride);
       break;
     }
     case Put::sum:
@@ -135,8 +140,10 @@ SETTLE_INLINE Packet<T> evaluate(Packet<T> a, [[maybe_unused]] Packet<T> b, [[ma
   else if constexpr (operation == Op::rsqrt) return rsqrt(a);
   else if constexpr (operation == Op::power) return pow(a, static_cast<T>(literal));
   else if constexpr (operation == Op::abs) return abs(a);
+  else if constexpr (operation == Op::round) return round(a);
   else if constexpr (operation == Op::tanh) return tanh(a);
   else if constexpr (operation == Op::erf) return erf(a);
+  else if constexpr (operation == Op::normal_cdf) return normal_cdf(a);
   else if constexpr (operation == Op::sin) return sin(a);
   else if constexpr (operation == Op::cos) return cos(a);
   else if constexpr (operation == Op::minimum) return minimum(a, b);
@@ -145,7 +152,8 @@ SETTLE_INLINE Packet<T> evaluate(Packet<T> a, [[maybe_unused]] Packet<T> b, [[ma
   else if constexpr (operation == Op::less_equal) return mask_to_number<T>(a <= b);
   else if constexpr (operation == Op::equal) return mask_to_number<T>(a == b);
   else if constexpr (operation == Op::select) return select_nonzero(a, b, c);
-  else return a;  // input: a copy; sigmoid, softplus: never reached, lowering removes them
+  else return a;  // input: a copy; what lowering removes is never reached
 }
 
+}  // namespace SETTLE_INSTRUCTION_SET
 }  // namespace settle::cpu

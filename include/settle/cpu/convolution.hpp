@@ -9,12 +9,13 @@
 #include "settle/cpu/convolution_fft.hpp"
 #include "settle/cpu/convolution_gemm.hpp"
 #include "settle/cpu/convolution_weight_grad.hpp"
+#include "settle/cpu/note_slow_build.hpp"
 
 // The three convolutions of a layer on plain arrays: y = conv(x, w), its gradient in x and its gradient in w.
 // They are the partial derivatives of one form, sum gy · conv(x, w). Results are overwritten unless it says otherwise;
 // the same call gives the same bits for the same number of threads on the same processor.
 
-namespace settle::cpu {
+namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
 
 enum class ConvDirection { forward, input_grad, weight_grad };
 
@@ -98,7 +99,10 @@ void fft_convolve(const ConvGeometry& g, int tile_side, const T* x, const T* w, 
     using Cache = WeightCache<T>;
     const auto spectra = Cache::get(slot, Cache::key(Cache::Form::spectra, n, g), spectra_size<n, T>(g),
                                     [&](T* out) { weight_spectra<n>(g, w, out); });
-    fft_apply<n>(g, x, spectra.data(), transpose, y, add);
+    fft_apply<n>(g, x, spectra.data(), transpose, y, add, [&] {
+      return packed_weights<T>(transpose ? Cache::Form::packed_turned : Cache::Form::packed,
+                               transpose ? pack_weights_turned<T> : pack_weights<T>, g, w, slot);
+    });
   });
 }
 
@@ -119,6 +123,7 @@ template <class T>
 void conv_forward(const ConvGeometry& geometry, const T* x, const T* w, T* y, ConvAlgorithm asked,
                   std::shared_ptr<void>* weight_cache = nullptr) {
   if (geometry.in_channels == 0) return void(std::fill_n(y, geometry.out_size(), T{0}));
+  if (geometry.multiply_adds() >= 1'000'000) detail::note_slow_build();
   const auto plan = detail::plan_convolution(geometry, ConvDirection::forward, asked, weight_cache != nullptr);
   if (plan.algorithm == ConvAlgorithm::fft)
     return detail::fft_convolve(geometry, plan.tile_side, x, w, false, y, false, weight_cache);
@@ -163,6 +168,10 @@ void conv_weight_grad(const ConvGeometry& geometry, const T* x, const T* gy, T* 
     detail::with_tile_side(plan.tile_side, [&](auto n) { detail::fft_weight_grad<n>(geometry, x, gy, gw); });
   else
     detail::gemm_weight_grad(geometry, x, gy, gw);
+  // Products with a padding's zeros are not zero where the other factor is not finite.
+  detail::Largest<T> found;
+  found.take(0, geometry.weight_size(), gw);
+  if (!(found.value() <= std::numeric_limits<T>::max())) detail::plain_weight_grad(geometry, x, gy, gw);
 }
 
 }  // namespace settle::cpu

@@ -3,9 +3,11 @@
 #include <mutex>
 #include <vector>
 
+#include "settle/core/fork.hpp"
 #include "settle/cpu/convolution_geometry.hpp"
+#include "settle/cpu/packet.hpp"
 
-namespace settle::cpu::detail {
+namespace settle::cpu::inline SETTLE_INSTRUCTION_SET::detail {
 
 /// What was computed from one tensor of weights: several forms of it, for whoever asks next. It lives in the tensor's
 /// slot for derived data, which is emptied when the weights change.
@@ -19,6 +21,7 @@ class WeightCache {
     Form form;
     Index tile;  ///< tells transforms apart: the length, on a device the floats of a spectrum; 0 when there is none
     Index out_channels, in_channels, kernel_height, kernel_width, groups;
+    int packet = packet_bytes;  ///< in files of one program it may differ
     bool operator==(const Key&) const = default;
   };
 
@@ -47,9 +50,9 @@ class WeightCache {
   }
 
  private:
-  static std::mutex& mutex() {
-    static std::mutex one;
-    return one;
+  static ForkSafeMutex& mutex() {
+    static ForkSafeMutex* one = new ForkSafeMutex;  // never destroyed, as what it stands for
+    return *one;
   }
 
   std::vector<std::pair<Key, Tensor<T, Device>>> forms_;

@@ -1,5 +1,10 @@
 #pragma once
+#include <bit>
+#include <limits>
+#include <numeric>
+
 #include "settle/cpu/convolution_direct.hpp"
+#include "settle/cpu/convolution_weight_grad.hpp"
 #include "settle/cpu/fft.hpp"
 #include "settle/cpu/vectors.hpp"
 
@@ -7,8 +12,14 @@
 // n - k + 1 pixels a side; each is the valid part of the circular convolution of an n x n tile of the input. For each
 // frequency the channels mix by a complex matrix product. The weights' spectra serve the forward direction as they are
 // and the input gradient conjugated and transposed.
+//
+// A transform spreads what it rounds, 1e-7 of the largest value in float, and what is not finite, over all of its tile.
+// So tiles that are not even go the direct way: those where some value is not finite, where the transform could
+// overflow, where the largest value is more than `most_uneven` times that of some part of the tile that is not zero (of
+// all channels together, and about half a kernel wide), or where less than a quarter of the parts is not zero. Weights
+// are held to the same.
 
-namespace settle::cpu {
+namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
 namespace detail {
 
 /// How the outputs of a convolution are cut in tiles for transforms of n x n.
@@ -223,6 +234,104 @@ bool alike(T a, T b, T ratio = 16) {
   return a <= most && b <= most && a <= ratio * b && b <= ratio * a;
 }
 
+/// The magnitudes of numbers as the integers of their bits: in the same order, with NaN above all others.
+template <class T>
+using Magnitude = Lane<Mask<T>>;
+template <class T>
+Magnitude<T> magnitude_bits(T value) {
+  return std::bit_cast<Magnitude<T>>(value) & std::numeric_limits<Magnitude<T>>::max();
+}
+
+/// Raises a packet of magnitudes at `largest`, which are no less than 0, to those of some values.
+template <class T>
+SETTLE_INLINE void raise_to_magnitudes(T* largest, Packet<T> values) {
+  const auto most = reinterpret_cast<Mask<T>>(load(largest));
+  const Mask<T> bits = reinterpret_cast<Mask<T>>(values) & std::numeric_limits<Magnitude<T>>::max();
+  store(largest, reinterpret_cast<Packet<T>>(bits > most ? bits : most));
+}
+
+/// The same for `count` magnitudes.
+template <class T>
+SETTLE_INLINE void raise_to_magnitudes(T* largest, const T* values, Index count) {
+  constexpr Index lanes = packet_size<T>;
+  Index k = 0;
+  for (; k + lanes <= count; k += lanes) raise_to_magnitudes<T>(largest + k, load(values + k));
+  if (k < count && count >= lanes)  // with some that were looked at before
+    return raise_to_magnitudes<T>(largest + count - lanes, load(values + count - lanes));
+  for (; k < count; ++k) largest[k] = std::bit_cast<T>(std::max(magnitude_bits(largest[k]), magnitude_bits(values[k])));
+}
+
+/// The largest magnitude of some values, NaN above all others; the smallest of those of their parts that are not zero,
+/// infinite where all are; and how many parts are not zero, of how many.
+template <class T>
+struct Spread {
+  T largest = 0, least = std::numeric_limits<T>::infinity();
+  Index filled = 0, parts = 0;
+
+  /// Of rows of magnitudes, in parts of so many rows and columns each.
+  static Spread of(const T* magnitudes, Index rows, Index columns, Index part_rows, Index part_columns) {
+    Magnitude<T> most = 0, fewest = std::bit_cast<Magnitude<T>>(std::numeric_limits<T>::infinity());
+    Index filled = 0;
+    for (Index top = 0; top < rows; top += part_rows)
+      for (Index left = 0; left < columns; left += part_columns) {
+        Magnitude<T> part = 0;
+        for (Index y = top; y < std::min(top + part_rows, rows); ++y)
+          for (Index x = left; x < std::min(left + part_columns, columns); ++x)
+            part = std::max(part, std::bit_cast<Magnitude<T>>(magnitudes[y * columns + x]));
+        most = std::max(most, part);
+        if (part > 0) fewest = std::min(fewest, part), ++filled;
+      }
+    return {std::bit_cast<T>(most), std::bit_cast<T>(fewest), filled,
+            divide_up(rows, part_rows) * divide_up(columns, part_columns)};
+  }
+
+  void add(const Spread& other) {
+    largest = larger(largest, other.largest);
+    least = std::min(least, other.least);
+    filled += other.filled, parts += other.parts;
+  }
+  /// Whether what a transform loses of the largest value is little of every part.
+  bool even() const {
+    constexpr T most_uneven = 1 << 16;
+    return largest == T(0) ||
+           (largest <= std::numeric_limits<T>::max() && largest / most_uneven <= least && 4 * filled >= parts);
+  }
+};
+
+/// The largest magnitudes of a tile, over its channels and over parts of its columns: found while its channels are
+/// transformed, for a few instructions to a packet.
+template <int n, class T>
+class TileMagnitudes {
+ public:
+  /// Any kernel's reach has a whole part in it.
+  explicit TileMagnitudes(const ConvGeometry& g) {
+    const Index kernel = std::min(g.kernel_height, g.kernel_width);
+    while (part() < 8 && 4 * part() <= kernel + 1) ++shift_;
+  }
+
+  /// The numbers that a tile takes; they start as zeros.
+  Index size() const { return n / part() * n; }
+
+  /// Takes in the packet of a channel that stands at (y, x).
+  SETTLE_INLINE void take(T* largest, int y, int x, Packet<T> values) const {
+    raise_to_magnitudes<T>(largest + (y >> shift_) * n + x, values);
+  }
+
+  /// Of a tile whose channels `threads` threads have taken in, each in numbers of its own, `stride` apart.
+  Spread<T> spread(const TileWindow<const T>& tile, T* largest, int threads, Index stride) const {
+    for (int t = 1; t < threads; ++t) raise_to_magnitudes(largest, largest + t * stride, size());
+    Spread<T> out = Spread<T>::of(largest, n / part(), n, 1, part());
+    const auto touched = [&](int begin, int end) { return begin < end ? divide_up(end, part()) - begin / part() : 0; };
+    out.parts = Index{touched(tile.top, tile.bottom)} * touched(tile.left, tile.right);
+    return out;
+  }
+
+ private:
+  int part() const { return 1 << shift_; }  ///< rows and columns of a part
+
+  int shift_ = 0;
+};
+
 /// Finds the pairs of the tiles [first, first + count), `first` being even, that must not share a transform: those of
 /// two images that are not alike, as a whole or, when channels stay apart, in each of them. Sets split[pair], in a
 /// part's own memory, to 1 for them and leaves the others. Returns whether it found any.
@@ -245,20 +354,29 @@ bool find_unlike(const TilePlan& plan, const TiledPlanes<T>& planes, bool channe
 
 /// Spectra of the tiles [first, first + count) of all channels, [packet][channel][tile] with packets `stride` apart,
 /// two tiles to a transform, but for pairs whose `split` is not 0. Tiles that have a transform of their own, such
-/// pairs' and a last one without another, are multiplied by `single_scale`.
+/// pairs' and a last one without another, are multiplied by `single_scale`. Meanwhile each thread takes the tiles in,
+/// in `round` magnitudes of its own.
 template <int n, class T>
 void transform_tiles(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, const T* split,
-                     T single_scale, T* spectra, Index stride) {
+                     T single_scale, T* spectra, Index stride, const TileMagnitudes<n, T>& magnitudes, Index round,
+                     T* largest) {
   using Transform = TileTransform<n, T>;
   const Index pairs = divide_up(count, 2);
   ThreadPool::instance().parallel_for(planes.channels * pairs, 4, [&](Index begin, Index end) {
+    T* const own = largest + ThreadPool::thread() * round * magnitudes.size();
     for (Index unit = begin; unit < end; ++unit) {
       const Index channel = unit / pairs, pair = unit % pairs, last = std::min(2 * pair + 2, count);
       const bool joined = 2 * pair + 1 < count && split[pair] == T(0);
       const auto window = [&](Index tile) { return planes.window(TilePlace(plan, first + tile), channel); };
       for (Index tile = 2 * pair; tile < last; tile += joined ? 2 : 1) {
         T* const to = spectra + (channel * count + tile) * Transform::complex_size;
-        Transform::forward(window(tile), joined ? window(tile + 1) : TileWindow<const T>{}, to, stride, joined);
+        T* const of_a = own + tile * magnitudes.size();
+        T* const of_b = joined ? of_a + magnitudes.size() : of_a;  // a single tile is joined by zeros
+        Transform::forward(window(tile), joined ? window(tile + 1) : TileWindow<const T>{}, to, stride, joined,
+                           [&](int y, int x, Packet<T> a, Packet<T> b) __attribute__((always_inline)) {
+                             magnitudes.take(of_a, y, x, a);
+                             magnitudes.take(of_b, y, x, b);
+                           });
         if (joined || single_scale == T(1)) continue;
         for (Index p = 0; p < Transform::packets; ++p)
           for (Index i = 0; i < Transform::complex_size; ++i) to[p * stride + i] *= single_scale;
@@ -267,18 +385,59 @@ void transform_tiles(const TilePlan& plan, const TiledPlanes<T>& planes, Index f
   });
 }
 
-/// The elements of the weights' spectra.
-template <int n, class T>
-Index spectra_size(const ConvGeometry& g) {
-  return TileTransform<n, T>::packets * packet_stride<n, T>(g.in_channels * g.out_channels);
+/// Calls f(tile, its pair's spread) for the tiles that transform_tiles has taken in: what shares a transform is as one.
+template <int n, class T, class F>
+void each_spread(const TilePlan& plan, const TiledPlanes<T>& planes, Index first, Index count, const T* split,
+                 const TileMagnitudes<n, T>& magnitudes, Index round, T* largest, int threads, const F& f) {
+  if (planes.channels == 0) return;
+  const auto spread = [&](Index tile) {
+    return magnitudes.spread(planes.window(TilePlace(plan, first + tile), 0), largest + tile * magnitudes.size(),
+                             threads, round * magnitudes.size());
+  };
+  for (Index tile = 0; tile < count; ++tile) {
+    Spread<T> of = spread(tile);
+    const bool joined = tile + 1 < count && split[tile / 2] == T(0);
+    if (joined) of.add(spread(tile + 1)), f(tile++, of);
+    f(tile, of);
+  }
 }
 
-/// The weights' spectra [packet][output][input]: conjugated, for the cross-correlation, and divided by n * n.
+/// The elements of the weights' spectra, and the largest value of a tile that may be multiplied by them.
+template <int n, class T>
+Index spectra_size(const ConvGeometry& g) {
+  return TileTransform<n, T>::packets * packet_stride<n, T>(g.in_channels * g.out_channels) + 1;
+}
+
+/// The largest value for which no transform of n x n, product with weights and inverse transform overflows; 0 where the
+/// weights to some output or from some input are not even, so that all goes the direct way.
+template <int n, class T>
+T largest_for_weights(const ConvGeometry& g, const T* w) {
+  constexpr Index part = 4;
+  const Index taps = g.taps(), inputs = g.in_channels, outputs = g.out_channels;
+  auto scratch = workspace<T>(taps);
+  T* const largest = scratch.mutable_data();
+  T most = 1;  // no sum of magnitudes to an output or from an input is larger
+  const auto all_even = [&](Index channels, Index channel, Index others, Index other) {
+    for (Index c = 0; c < channels; ++c) {
+      std::fill_n(largest, taps, T(0));
+      for (Index o = 0; o < others; ++o) raise_to_magnitudes(largest, w + c * channel + o * other, taps);
+      if (!Spread<T>::of(largest, g.kernel_height, g.kernel_width, part, part).even()) return false;
+      most = std::max(most, static_cast<T>(others) * std::accumulate(largest, largest + taps, T(0)));
+    }
+    return true;
+  };
+  if (!all_even(outputs, inputs * taps, inputs, taps) || !all_even(inputs, taps, outputs, inputs * taps)) return 0;
+  return std::numeric_limits<T>::max() / (2 * n * n) / most;
+}
+
+/// The weights' spectra [packet][output][input]: conjugated, for the cross-correlation, and divided by n * n. Behind them
+/// largest_for_weights.
 template <int n, class T>
 void weight_spectra(const ConvGeometry& g, const T* w, T* spectra) {
   using Transform = TileTransform<n, T>;
   const Index planes = g.out_channels * g.in_channels, pairs = divide_up(planes, 2);
   const Index stride = packet_stride<n, T>(planes);
+  spectra[Transform::packets * stride] = largest_for_weights<n>(g, w);
   ThreadPool::instance().parallel_for(pairs, 4, [&](Index begin, Index end) {
     alignas(64) T both[Transform::packets * 2 * Transform::complex_size];
     const Packet<T> scale = splat(T(0.5) / (n * n));
@@ -295,7 +454,7 @@ void weight_spectra(const ConvGeometry& g, const T* w, T* spectra) {
       const bool joined = last - first == 2 && alike(largest(first), largest(first + 1));
       for (Index plane = first; plane < last; plane += joined ? 2 : 1) {
         Transform::forward(window(plane), joined ? window(plane + 1) : TileWindow<const T>{}, both,
-                           2 * Transform::complex_size, true);
+                           2 * Transform::complex_size, true, [](int, int, Packet<T>, Packet<T>) {});
         for (Index p = 0; p < Transform::packets; ++p) {
           // Z = A + iB and conj Z(-f) = A - iB
           const auto z = Transform::read(both + 2 * p * Transform::complex_size);
@@ -310,9 +469,48 @@ void weight_spectra(const ConvGeometry& g, const T* w, T* spectra) {
   });
 }
 
-/// y (+)= conv(x, w) from the weights' spectra, or, when transposed, gx from gy (as x and y).
-template <int n, class T>
-void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool transpose, T* y, bool add) {
+/// A tile as an image of its own: the convolution without padding of what its outputs depend on.
+inline ConvGeometry tile_geometry(const ConvGeometry& g, const TilePlan& plan, const TilePlace& place) {
+  const Index rows = std::min(plan.height, g.out_height() - place.y), columns = std::min(plan.width, g.out_width() - place.x);
+  return {1,
+          g.in_channels,
+          rows + g.kernel_height - 1,
+          columns + g.kernel_width - 1,
+          g.out_channels,
+          g.kernel_height,
+          g.kernel_width};
+}
+
+/// Copies its image from x (N, C, H, W).
+template <class T>
+void copy_tile(const ConvGeometry& g, const ConvGeometry& tile, const TilePlace& place, const T* x, T* out) {
+  for (Index c = 0; c < g.in_channels; ++c)
+    copy_padded(x + (place.image * g.in_channels + c) * g.in_pixels(), g.in_height, g.in_width, place.y - g.pad_h,
+                place.x - g.pad_w, tile.in_height, tile.in_width, tile.in_width, out + c * tile.in_pixels());
+}
+
+/// One tile of y (+)= conv(x, w) the direct way, from packed weights.
+template <class T>
+void direct_tile(const ConvGeometry& g, const TilePlan& plan, const TilePlace& place, const T* x, const T* packed, T* y,
+                 bool add) {
+  const ConvGeometry tile = tile_geometry(g, plan, place);
+  auto scratch = workspace<T>(tile.in_size() + tile.out_size());
+  T *const in = scratch.mutable_data(), *out = in + tile.in_size();
+  copy_tile(g, tile, place, x, in);
+  direct_forward(tile, in, packed, out, false);
+  const Index columns = tile.out_width();
+  for (Index c = 0; c < g.out_channels; ++c) {
+    T* to = y + ((place.image * g.out_channels + c) * g.out_height() + place.y) * g.out_width() + place.x;
+    for (Index row = 0; row < tile.out_height(); ++row, to += g.out_width(), out += columns)
+      for (Index k = 0; k < columns; ++k) to[k] = add ? to[k] + out[k] : out[k];
+  }
+}
+
+/// y (+)= conv(x, w) from the weights' spectra, or, when transposed, gx from gy (as x and y). Where tiles are not even,
+/// packed() gives the weights for the direct way.
+template <int n, class T, class Packed>
+void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool transpose, T* y, bool add,
+               const Packed& packed) {
   using Transform = TileTransform<n, T>;
   constexpr Index complex_size = Transform::complex_size;
   const ConvGeometry g = transpose ? transposed(forward) : forward;
@@ -328,9 +526,13 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
   const Index stride = packet_stride<n, T>(std::max(inputs, outputs) * round);
   const Index product_size = product_scratch<T>(inputs, round), products = (apart ? 1 : threads) * product_size;
   const Index splits = round_up(divide_up(round, 2), packet_size<T>);
-  const Index share = Transform::packets * stride + products + splits;
-  auto scratch = workspace<T>((apart ? threads : 1) * share);
+  const TileMagnitudes<n, T> magnitudes(g);
+  const Index all_magnitudes = (apart ? 1 : threads) * round * magnitudes.size();
+  const Index share = Transform::packets * stride + products + splits + all_magnitudes;
+  auto scratch = workspace<T>((apart ? threads : 1) * share + plan.count);
   T* const scratch_data = scratch.mutable_data();
+  T* const uneven = scratch_data + (apart ? threads : 1) * share;  // of each tile, 0 or 1
+  const T most = weights[Transform::packets * w_stride];
   const Index row = transpose ? g.kernel_height - 1 : 0, column = transpose ? g.kernel_width - 1 : 0;
   const TilePart valid{row, row + plan.height, column, column + plan.width};  // of the circular convolution
   const TiledPlanes<T> planes{x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}};
@@ -338,10 +540,15 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
     T* const spectra = scratch_data + pool.thread() * share;  // x's, then y's in their place
     T* const product = spectra + Transform::packets * stride;
     T* const split = product + products;
-    std::fill_n(split, splits, T(0));
+    T* const largest = split + splits;
+    std::fill_n(split, splits + all_magnitudes, T(0));
     const Index count = std::min(round, plan.count - first), pairs = divide_up(count, 2);
     const bool all_joined = !find_unlike(plan, planes, false, first, count, split);
-    transform_tiles<n>(plan, planes, first, count, split, T(1), spectra, stride);
+    transform_tiles<n>(plan, planes, first, count, split, T(1), spectra, stride, magnitudes, round, largest);
+    each_spread(plan, planes, first, count, split, magnitudes, round, largest, apart ? 1 : threads,
+                [&](Index tile, const Spread<T>& of) {
+                  uneven[first + tile] = of.even() && of.largest <= most ? T(0) : T(1);
+                });
     pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p) {
         const T* const w = weights + p * w_stride;
@@ -365,6 +572,7 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
         const T* from = spectra + (channel * count + 2 * pair) * complex_size;
         const Index second = joined ? complex_size : 0;
         const auto window = [&](Index tile) {
+          if (uneven[first + tile] != T(0)) return TileWindow<T>{};
           const TilePlace place(plan, first + tile);
           return tile_window(y + (place.image * outputs + channel) * height * width, height, width, place.y - row,
                              place.x - column, valid);
@@ -384,9 +592,29 @@ void fft_apply(const ConvGeometry& forward, const T* x, const T* weights, bool t
              [&](int, Index begin, Index end) {
                for (Index r = begin; r < end; ++r) convolve(r * round);
              });
+  if (std::all_of(uneven, uneven + plan.count, [](T flag) { return flag == T(0); })) return;
+  const auto packed_weights = packed();
+  for (Index tile = 0; tile < plan.count; ++tile)
+    if (uneven[tile] != T(0)) direct_tile(g, plan, TilePlace(plan, tile), x, packed_weights.data(), y, add);
 }
 
-/// gw from x and gy: the products of their tiles' spectra are summed over all tiles before one inverse transform.
+/// sum += the weights' gradient of one tile, the direct way.
+template <class T>
+void add_direct_tile(const ConvGeometry& g, const TilePlan& plan, const TilePlace& place, const T* x, const T* gy,
+                     T* sum) {
+  const ConvGeometry tile = tile_geometry(g, plan, place);
+  auto scratch = workspace<T>(tile.in_size() + tile.out_size() + tile.weight_size());
+  T *const in = scratch.mutable_data(), *const out = in + tile.in_size(), *const gw = out + tile.out_size();
+  copy_tile(g, tile, place, x, in);
+  for (Index c = 0; c < g.out_channels; ++c)
+    copy_padded(gy + (place.image * g.out_channels + c) * g.out_pixels(), g.out_height(), g.out_width(), place.y,
+                place.x, tile.out_height(), tile.out_width(), tile.out_width(), out + c * tile.out_pixels());
+  direct_weight_grad(tile, in, out, gw);
+  for (Index k = 0; k < g.weight_size(); ++k) sum[k] += gw[k];
+}
+
+/// gw from x and gy: the products of their tiles' spectra are summed over all tiles before one inverse transform. Tiles
+/// where x or gy is not even are left out of it and added the direct way.
 template <int n, class T>
 void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   using Transform = TileTransform<n, T>;
@@ -399,22 +627,52 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
   const Index product_size = product_scratch<T>(round, inputs);
   const int threads = pool.threads_for(Transform::packets);
   const Index splits = divide_up(round, 2);
-  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + threads * product_size + splits);
+  const TileMagnitudes<n, T> magnitudes(g);
+  const Index all_magnitudes = threads * round * magnitudes.size();
+  auto scratch = workspace<T>(Transform::packets * (stride + sum_stride) + threads * product_size + splits +
+                              2 * (all_magnitudes + round));
   T* const sums = scratch.mutable_data();  // [packet][output][input]
   T* const x_spectra = sums + Transform::packets * sum_stride;
   T* const gy_spectra = x_spectra + x_size;  // behind x's in each packet
   T* const product = x_spectra + Transform::packets * stride;
   T* const split = product + threads * product_size;
+  T* const x_largest = split + splits;
+  T* const gy_largest = x_largest + all_magnitudes;
+  T* const uneven = gy_largest + all_magnitudes;  // of the round's tiles, and their largest values of x
+  T* const largest_of_x = uneven + round;
+  Tensor<T> of_uneven;  // their gradient
   const TiledPlanes<T> of_x{x, inputs, g.in_height, g.in_width, g.pad_h, g.pad_w, {0, n, 0, n}};
   const TiledPlanes<T> of_gy{gy, outputs, g.out_height(), g.out_width(), 0, 0, {0, plan.height, 0, plan.width}};
   for (Index first = 0; first < plan.count; first += round) {
     const Index count = std::min(round, plan.count - first);
-    std::fill_n(split, splits, T(0));
+    std::fill_n(split, splits + 2 * all_magnitudes, T(0));
     // What a tile leaves in the other of its pair changes a sum only where x and gy are both unlike: x alone tells.
     find_unlike(plan, of_x, true, first, count, split);
-    transform_tiles<n>(plan, of_x, first, count, split, T(1), x_spectra, stride);
+    transform_tiles<n>(plan, of_x, first, count, split, T(1), x_spectra, stride, magnitudes, round, x_largest);
     // Both columns of a pair give the sum over its two tiles: a single tile, with one, counts double.
-    transform_tiles<n>(plan, of_gy, first, count, split, T(2), gy_spectra, stride);
+    transform_tiles<n>(plan, of_gy, first, count, split, T(2), gy_spectra, stride, magnitudes, round, gy_largest);
+    each_spread(plan, of_x, first, count, split, magnitudes, round, x_largest, threads,
+                [&](Index tile, const Spread<T>& of) {
+                  uneven[tile] = of.even() ? T(0) : T(1);
+                  largest_of_x[tile] = of.largest;
+                });
+    each_spread(plan, of_gy, first, count, split, magnitudes, round, gy_largest, threads,
+                [&](Index tile, const Spread<T>& of) {
+                  const double terms = 4.0 * n * n * n * n * static_cast<double>(plan.count);
+                  const double most =
+                      static_cast<double>(std::numeric_limits<T>::max()) / terms / static_cast<double>(of.largest);
+                  if (!of.even() || !(static_cast<double>(largest_of_x[tile]) <= most)) uneven[tile] = T(1);
+                });
+    for (Index tile = 0; tile < count; ++tile) {
+      if (uneven[tile] == T(0)) continue;
+      if (of_uneven.size() == 0) of_uneven = Tensor<T>(Shape{g.weight_size()}, T(0));
+      add_direct_tile(g, plan, TilePlace(plan, first + tile), x, gy, of_uneven.mutable_data());
+      for (Index p = 0; p < Transform::packets; ++p)
+        for (Index c = 0; c < inputs + outputs; ++c)
+          std::fill_n(x_spectra + p * stride + (c < inputs ? 0 : x_size) +
+                          ((c < inputs ? c : c - inputs) * count + tile) * complex_size,
+                      complex_size, T(0));
+    }
     pool.parallel_for(Transform::packets, 1, [&](Index begin, Index end) {
       for (Index p = begin; p < end; ++p)
         complex_product<T>(true, {gy_spectra + p * stride, count * complex_size, complex_size},
@@ -462,6 +720,7 @@ void fft_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
       for (Index k = 0; k < count * taps; ++k) gw[plane * taps + k] = static_cast<T>(out[k] * (0.5 / (n * n)));
     }
   });
+  for (Index k = 0; k < of_uneven.size(); ++k) gw[k] += of_uneven.data()[k];
 }
 
 }  // namespace detail

@@ -6,7 +6,7 @@
 // row per (channel, tap) and one column per output pixel; only a tile of columns exists at a time, and the direct
 // algorithm's kernels multiply it.
 
-namespace settle::cpu {
+namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
 namespace detail {
 
 /// How the patch matrix of one group of one image is cut in tiles: some pixels by the rows of some channels.
@@ -184,6 +184,31 @@ void gemm_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
     }
   });
   for (int part = 0; part < parts; ++part) layout.add_to(scratch_data + part * share + tile_share, gw);
+}
+
+/// gw from x and gy by the definition, tap by tap, with no product of a padding's zero: what is not finite in x or gy
+/// reaches the taps that it belongs to and no other. Slow.
+template <class T>
+void plain_weight_grad(const ConvGeometry& g, const T* x, const T* gy, T* gw) {
+  const Index inputs = g.in_channels / g.groups, outputs = g.out_channels / g.groups;
+  ThreadPool::instance().parallel_for(g.out_channels * inputs, 1, [&](Index begin, Index end) {
+    for (Index pair = begin; pair < end; ++pair) {
+      const Index output = pair / inputs, input = output / outputs * inputs + pair % inputs;
+      for (Index tap = 0; tap < g.taps(); ++tap) {
+        double sum = 0;
+        for (Index image = 0; image < g.batch; ++image) {
+          const T* const from = x + (image * g.in_channels + input) * g.in_pixels();
+          const T* const c = gy + (image * g.out_channels + output) * g.out_pixels();
+          for_each_run(g, tap / g.kernel_width, tap % g.kernel_width, 0, g.out_pixels(),
+                       [&](Index column, Index length, Index pixel) {
+                         for (Index i = 0; i < length; ++i)
+                           sum += static_cast<double>(c[column + i]) * static_cast<double>(from[pixel + i * g.stride_w]);
+                       });
+        }
+        gw[pair * g.taps() + tap] = static_cast<T>(sum);
+      }
+    }
+  });
 }
 
 }  // namespace detail

@@ -4,6 +4,7 @@
 
 #include "settle/core/round_up.hpp"
 #include "settle/core/tensor.hpp"
+#include "settle/cpu/instruction_set.hpp"
 
 namespace settle {
 
@@ -12,7 +13,8 @@ enum class ConvAlgorithm {
   automatic,  ///< the one that a cost model expects to be fastest
   direct,     ///< sums over the taps in registers: stride 1
   gemm,       ///< patches as the columns of a matrix, then a matrix product: any geometry
-  fft         ///< overlapping tiles in the frequency domain: stride 1, dilation 1, one group, kernels up to 48
+  fft         ///< overlapping tiles in the frequency domain, on the CPU the direct way for tiles where values stand out
+              ///< or are not finite: stride 1, dilation 1, one group, kernels up to 48
 };
 
 namespace cpu {
@@ -52,6 +54,7 @@ struct ConvGeometry {
   }
 };
 
+inline namespace SETTLE_INSTRUCTION_SET {
 namespace detail {
 
 /// Uninitialised memory for the duration of one call, counted as "workspace".
@@ -65,5 +68,6 @@ Tensor<T, Device> workspace(Index size) {
 inline constexpr Index thread_grain = 100'000;
 
 }  // namespace detail
+}  // namespace SETTLE_INSTRUCTION_SET
 }  // namespace cpu
 }  // namespace settle

@@ -16,7 +16,7 @@
 // kx = 0 ... n/2 are visited: at each stand two columns, Z(f) and conj Z(-f), which multiply by the same frequency of
 // the kernel. A single tile has one column, for then they are equal.
 
-namespace settle::cpu {
+namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
 
 /// A packet of complex numbers.
 template <class T>
@@ -191,9 +191,11 @@ class TileTransform {
   static constexpr bool self_conjugate(Index packet) { return packet % half % (n / 2) == 0; }
 
   /// The spectrum of the tiles a + ib. Packet p is written at out + p * packet_stride, its second column behind the
-  /// first if there are two. What follows there is fetched for the next pair of tiles.
+  /// first if there are two. What follows there is fetched for the next pair of tiles. Each packet that was read is
+  /// shown: look(y, x, of a, of b), those outside a window as zeros or not at all.
+  template <class Look>
   static void forward(const TileWindow<const T>& a, const TileWindow<const T>& b, T* out, Index packet_stride,
-                      bool two_columns) {
+                      bool two_columns, const Look& look) {
     const auto& twiddles = detail::Twiddles<T, n>::instance();
     ComplexPacket<T> squares[n * groups];
     alignas(64) T edges[2][2 * n * lanes];
@@ -206,7 +208,9 @@ class TileTransform {
       detail::fft<n>(
           twiddles,
           [&](int i, int k) {
-            return ComplexPacket<T>{strip_a.row(8 * i + k), strip_b.row(8 * i + k)};
+            const ComplexPacket<T> z{strip_a.row(8 * i + k), strip_b.row(8 * i + k)};
+            look(8 * i + k, g * lanes, z.re, z.im);
+            return z;
           },
           [&](int c, const Eight& z) { write_squares(z, squares, c, g); });
     }

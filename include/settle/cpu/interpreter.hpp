@@ -11,7 +11,7 @@
 #include "settle/cpu/chunk.hpp"
 #include "settle/cpu/unroll.hpp"
 
-namespace settle::cpu {
+namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
 
 /// A program that is only known at run time (the derivatives above first order), as steps that each evaluate one
 /// instruction for a block of packets. A step hands its value on to the next one in registers; what later steps need is
@@ -123,7 +123,7 @@ class Interpreter {
       v.fill(splat<T>(*from));
     } else {
       SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) v[p] = load(from + state.at + p * packet_size<T>);
-      fetch(from + state.at + ahead * packet_size<T>, block);
+      fetch(from + state.at + packets_ahead * packet_size<T>, block);
     }
     return hand_on(state, s, v);
   }

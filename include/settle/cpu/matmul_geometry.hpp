@@ -1,5 +1,6 @@
 #pragma once
 #include "settle/core/shape.hpp"
+#include "settle/cpu/instruction_set.hpp"
 
 namespace settle::cpu {
 
@@ -10,9 +11,12 @@ struct MatmulGeometry {
   bool transpose_b = false;  ///< b is stored as (columns, inner)
 };
 
+inline namespace SETTLE_INSTRUCTION_SET {
+
 /// The products of all matrices of the batch. Defined in cpu/matmul.hpp, which includes Eigen: only those who multiply
 /// matrices shall compile it.
 template <class T>
 void matmul(const MatmulGeometry& g, const T* a, const T* b, T* y);
 
+}  // namespace SETTLE_INSTRUCTION_SET
 }  // namespace settle::cpu

@@ -5,10 +5,19 @@
 #include <type_traits>
 #include <utility>
 
+#include "settle/cpu/instruction_set.hpp"
+
 /// A function of packets must vanish in its caller: a call would pass every packet through memory.
 #define SETTLE_INLINE __attribute__((always_inline)) inline
 
-namespace settle::cpu {
+namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+
+#define SETTLE_TEXT(name) #name
+#define SETTLE_TEXT_OF(name) SETTLE_TEXT(name)
+/// The instructions that the compiler may use in this translation unit.
+inline constexpr const char* instruction_set_name = SETTLE_TEXT_OF(SETTLE_INSTRUCTION_SET);
+#undef SETTLE_TEXT_OF
+#undef SETTLE_TEXT
 
 /// The bytes of the widest vector that the compiler may use for this translation unit.
 #if defined(__AVX512F__)

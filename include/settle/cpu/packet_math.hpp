@@ -7,19 +7,23 @@
 #include <limits>
 #include <type_traits>
 
+#include "settle/core/error.hpp"
 #include "settle/cpu/packet.hpp"
 #include "settle/cpu/unroll.hpp"
 
-#ifdef __FAST_MATH__
-#error "settle/cpu/packet_math.hpp rounds by adding large numbers: compile without -ffast-math"
+// Compilers that do not say so are found out at run time, by require_arithmetic_as_written().
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__NO_SIGNED_ZEROS__) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "settle needs arithmetic as it is written: compile without -ffast-math and its parts \
+-funsafe-math-optimizations, -fassociative-math, -fno-signed-zeros, -ffinite-math-only"
 #endif
 
-// Mathematical functions of packets, within 4 units in the last place of the exact result over the whole range, for
-// float and double, with and without fused multiply-add. Signed zeros, denormal numbers, infinities and NaN behave as
-// in <cmath>. Each function reduces its argument to a short interval and evaluates a polynomial there. The
-// polynomials are minimax fits in the relative error of the function (Remez exchange in 50 digits), lowest power
-// first.
-namespace settle::cpu {
+// Mathematical functions of packets, within 4 units in the last place of the exact result over the whole range (6 for
+// the normal distribution), for float and double, with and without fused multiply-add. Signed zeros, denormal numbers,
+// infinities and NaN behave as in <cmath>. Each function reduces its argument to a short interval and evaluates a
+// polynomial there. The polynomials are minimax fits in the relative error of the function (Remez exchange in 50
+// digits; erfc_tail: Chebyshev interpolation), lowest power first.
+namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
 
 namespace detail {
 
@@ -34,6 +38,7 @@ struct Constants<float> {
   static constexpr float exp_lowest = -105.0f, exp_highest = 89.0f;  ///< beyond: 0 and infinity
   static constexpr float expm1_lowest = -20.0f;                      ///< below: -1
   static constexpr float tanh_highest = 10.0f, erf_highest = 4.0f;   ///< above: 1
+  static constexpr float normal_highest = 14.5f;                     ///< beyond: 0 or 1
   static constexpr float angle_highest = 1e4f;                       ///< above: reduced by the standard library
   static constexpr float ln2_high = 0.69314575f, ln2_low = 1.4286068e-6f;  ///< 15 bits, and the rest
   static constexpr std::array<float, 5> half_pi{1.5703125f, 4.837513e-4f, 7.5495336e-8f, 2.563283e-12f,
@@ -64,6 +69,9 @@ struct Constants<float> {
   /// exp(x^2) erfc(x) in (x - 3) / (x + 3), x in [1, erf_highest]
   static constexpr std::array<float, 6> erfc{0.17900033f, -0.32625538f, 0.24538027f, -0.1512855f, 0.06825964f,
       -0.029874269f};
+  /// (x + 3) exp(x^2) erfc(x) in (x - 3) / (x + 3), x in [1/2, normal_highest / sqrt(2)]
+  static constexpr std::array<float, 10> erfc_tail{1.07400691f, -0.883394474f, 0.590228295f, -0.310466437f,
+      0.119529481f, -0.0268361342f, -0.00122960865f, 0.00306809353f, -0.00047715546f, -0.000310694165f};
 };
 
 /// The same for double; log holds (2 atanh(s) - 2s) / s^3 in z = s^2 instead.
@@ -75,6 +83,7 @@ struct Constants<double> {
   static constexpr double exp_lowest = -750.0, exp_highest = 710.0;
   static constexpr double expm1_lowest = -40.0;
   static constexpr double tanh_highest = 20.0, erf_highest = 6.0;
+  static constexpr double normal_highest = 38.8;
   static constexpr double angle_highest = 1e4;
   static constexpr double ln2_high = 0.6931471805601177, ln2_low = -1.7239444525614835e-13;  ///< 41 bits, and the rest
   static constexpr std::array<double, 3> half_pi{1.5707963267941523, 7.443547480488527e-13,
@@ -104,6 +113,12 @@ struct Constants<double> {
   static constexpr std::array<double, 12> erfc{0.17900115118135154, -0.32623356004599957, 0.24560380166395085,
       -0.15011593631225575, 0.0716658507406838, -0.024392322426141023, 0.004270382521535417, 7.132712038246392e-4,
       -5.808863119271616e-4, 7.666993318258334e-5, 1.0316226376591404e-4, 1.5273106909892815e-5};
+  static constexpr std::array<double, 22> erfc_tail{1.0740069070883397, -0.88339445316988365, 0.59022835710410157,
+      -0.31046726190056465, 0.1195277612873078, -0.02682723462459058, -0.0012124166276459246, 0.0030340620031052438,
+      -5.4830968660778172e-4, -2.767778631068678e-4, 1.0756145585142646e-4, 3.0398244490672703e-5,
+      -1.7470479979972026e-5, -4.7494316055898461e-6, 2.765366245445834e-6, 9.9905538253548857e-7,
+      -4.0848698776009359e-7, -2.3300749583432877e-7, 4.7532920608042922e-8, 4.8986069238570786e-8,
+      -2.7649814012351523e-9, -6.5388118506628357e-9};
 };
 
 template <class V>
@@ -130,6 +145,16 @@ template <class T>
 inline constexpr T infinity = std::numeric_limits<T>::infinity();
 template <class T>
 inline constexpr T nan = std::numeric_limits<T>::quiet_NaN();
+
+/// Whether sums are made in the order that is written, and NaN and infinity told from numbers: flags may allow the
+/// compiler of the calling file to do otherwise.
+template <class T>
+SETTLE_INLINE bool arithmetic_is_as_written() {
+  constexpr T large = rounder<Packet<T>>;
+  const volatile T number = T(1.25), zero = 0;
+  const Packet<T> rounded = (splat<T>(number) * T(3) + large) - large, none = splat<T>(zero) / zero;
+  return rounded[0] == T(4) && any(none != none) && any(T(1) / splat<T>(zero) > std::numeric_limits<T>::max());
+}
 
 template <IsPacket V>
 SETTLE_INLINE Bits<V> to_bits(V x) {
@@ -359,6 +384,13 @@ SETTLE_INLINE V sine(V x) {
 
 }  // namespace detail
 
+/// Throws Error where the calling file is compiled with flags by which these functions would give wrong numbers.
+SETTLE_INLINE void require_arithmetic_as_written() {
+  require(detail::arithmetic_is_as_written<float>() && detail::arithmetic_is_as_written<double>(), "settle",
+          "this program was compiled with flags that let sums be reordered or NaN and infinity be ignored, such as "
+          "-ffast-math, -funsafe-math-optimizations or -ffinite-math-only: compile it without them");
+}
+
 /// |x|
 template <IsPacket V>
 SETTLE_INLINE V abs(V x) {
@@ -495,7 +527,7 @@ SETTLE_INLINE V pow(V x, std::type_identity_t<Lane<V>> exponent) {
   }
   const V a = abs(x);
   if (exponent == T(0.5) || exponent == T(-0.5)) {
-    const V root = sqrt(select(x == -detail::infinity<T>, a, x + T(0)));  // std::pow(-0, 0.5) is +0
+    const V root = sqrt(select((x == T(0)) | (x == -detail::infinity<T>), a, x));  // std::pow(-0, 0.5) is +0
     return exponent > 0 ? root : T(1) / root;
   }
   const bool integer = std::trunc(exponent) == exponent;
@@ -534,9 +566,27 @@ SETTLE_INLINE V erf(V x) {
   using T = Lane<V>;
   const V a = detail::clamp(abs(x), T(0), C::erf_highest);
   const V z = a * a;
-  const V small = a + a * detail::polynomial<C::erf>(z);
+  const V inner = a + a * detail::polynomial<C::erf>(z);
   const V rest = detail::exp_of_sum(-z) * detail::polynomial<C::erfc>((a - T(3)) / (a + T(3)));
-  return detail::copy_sign(select(a < T(1), small, T(1) - rest), x);
+  return detail::copy_sign(select(a < T(1), inner, T(1) - rest), x);
+}
+
+/// The normal distribution function, erfc(-x / sqrt(2)) / 2, its digits kept in both tails: near 0 by erf's polynomial,
+/// beyond sqrt(1/2) as e^(-x^2 / 2) times a polynomial.
+template <IsPacket V>
+SETTLE_INLINE V normal_cdf(V x) {
+  using C = detail::ConstantsOf<V>;
+  using T = Lane<V>;
+  constexpr T half = T(0.5), root_half = T(0.70710678118654752440);
+  const V a = detail::clamp(abs(x), T(0), C::normal_highest);
+  const V y = a * root_half;
+  const V centre = (y + y * detail::polynomial<C::erf>(y * y)) * half;
+  const detail::Sum<V> square = detail::exact_product(a, a);
+  const V density = detail::exp_of_sum(square.high * -half, square.low * -half);
+  const V tail = density * half * detail::polynomial<C::erfc_tail>((y - T(3)) / (y + T(3))) / (y + T(3));
+  const auto central = y < half;
+  const V above = select(central, half + centre, T(1) - tail), below = select(central, half - centre, tail);
+  return select(x < T(0), below, above);
 }
 
 /// sin(x), x in radians. Within 1e4 in packets; larger arguments are correct too, one lane at a time.

@@ -23,7 +23,7 @@
 // How a pointwise program runs on the CPU: the iteration space is cut in chunks of contiguous elements, and for each
 // chunk all results are computed packet by packet in one loop. Results of a smaller shape than the space are summed on
 // the fly.
-namespace settle::cpu {
+namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
 
 /// A program frozen into a type: each instruction of `Source::program` becomes inlined code.
 template <class T, class Source>
@@ -47,19 +47,19 @@ struct Compiled {
 
   using Inputs = std::array<const T*, inputs>;
 
-  template <std::size_t I>
+  template <std::size_t k>
   static SETTLE_INLINE void step(Values& v, const Inputs& input) {
-    constexpr expr::Instruction i = code[I];
-    constexpr auto at = [](int k) { return static_cast<std::size_t>(k < 0 ? 0 : k); };
+    constexpr expr::Instruction i = code[k];
+    constexpr auto at = [](int operand) { return static_cast<std::size_t>(operand < 0 ? 0 : operand); };
     if constexpr (i.operation == expr::Operation::constant) {  // held: GCC finds no maximum where a bound is constant
-      v[I].fill(held(splat<T>(static_cast<T>(i.literal))));
+      v[k].fill(held(splat<T>(static_cast<T>(i.literal))));
       return;
     }
     SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) {
       if constexpr (i.operation == expr::Operation::input)
-        v[I][p] = load(input[i.input_number()] + p * packet_size<T>);
+        v[k][p] = load(input[i.input_number()] + p * packet_size<T>);
       else
-        v[I][p] = evaluate<i.operation, T>(v[at(i.a)][p], v[at(i.b)][p], v[at(i.c)][p], i.literal);
+        v[k][p] = evaluate<i.operation, T>(v[at(i.a)][p], v[at(i.b)][p], v[at(i.c)][p], i.literal);
     }
   }
 
@@ -112,7 +112,7 @@ struct Compiled {
         (std::make_index_sequence<results>{});
         for (std::size_t k = 0; k < inputs; ++k) {
           input[k] += step[k];
-          if (step[k] != 0) fetch(input[k] + ahead * width, stride);
+          if (step[k] != 0) fetch(input[k] + packets_ahead * width, stride);
         }
       }
       for (std::size_t r = 0; r < results; ++r)
@@ -167,11 +167,15 @@ class LinearKernel {
     int vectors = 0;
     for (int k = 0; k < term.operands; ++k) {
       const auto input = static_cast<std::size_t>(term.operand[static_cast<std::size_t>(k)]);
-      if (chunk.dense[input])
+      if (chunk.dense[input]) {
         dense[static_cast<std::size_t>(vectors++)] = chunk.input[input];
-      else
-        scale *= *chunk.input[input];
+        continue;
+      }
+      scale *= *chunk.input[input];
+      if (k == 0 && scale == 0) break;  // no cotangent: 0, whatever it would be multiplied with
     }
+    // A cotangent that varies is the first vector.
+    const bool guarded = term.operands > 1 && chunk.dense[static_cast<std::size_t>(term.operand[0])];
     const auto r = static_cast<std::size_t>(term.result);
     Put put = chunk.put[r];
     if (put == Put::stream && !term.last) put = Put::assign;
@@ -179,17 +183,17 @@ class LinearKernel {
     if (put == Put::skip) return;
     Packet<T> total{};
     if (vectors == 3)
-      add<3>(dense, scale, put, chunk, r, begin, end, total);
+      add<3, true>(dense, scale, put, chunk, r, begin, end, total);
     else if (vectors == 2)
-      add<2>(dense, scale, put, chunk, r, begin, end, total);
+      (guarded ? add<2, true> : add<2, false>)(dense, scale, put, chunk, r, begin, end, total);
     else if (vectors == 1)
-      add<1>(dense, scale, put, chunk, r, begin, end, total);
+      (guarded ? add<1, true> : add<1, false>)(dense, scale, put, chunk, r, begin, end, total);
     else
-      add<0>(dense, scale, put, chunk, r, begin, end, total);
+      add<0, false>(dense, scale, put, chunk, r, begin, end, total);
     if (put == Put::sum) *chunk.total[r] += static_cast<double>(cpu::sum(total));
   }
 
-  template <int vectors>
+  template <int vectors, bool guarded>
   static void add([[maybe_unused]] const std::array<const T*, 3>& dense, T scale, Put put, const Chunk<T>& chunk,
                   std::size_t r, Index begin, Index end, Packet<T>& total) {
     constexpr int width = packet_size<T>;
@@ -199,8 +203,11 @@ class LinearKernel {
       SETTLE_UNROLL for (int v = 0; v < vectors; ++v) {
         const T* const from = dense[static_cast<std::size_t>(v)] + at;
         SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p) values[p] *= load(from + p * width);
-        fetch(from + ahead * width, stride);
+        fetch(from + packets_ahead * width, stride);
       }
+      if constexpr (guarded)
+        SETTLE_UNROLL for (std::size_t p = 0; p < packets; ++p)
+          values[p] = select_nonzero(load(dense[0] + at + p * width), values[p], Packet<T>{});
       put_packets<packets>(put, chunk, r, at, values, total);
     }
   }
@@ -245,6 +252,17 @@ struct PointwiseKernel<T, Cpu> {
   const void* self;
 };
 
+/// A pointwise program that is interpreted, with what keeps it.
+template <class T>
+struct InterpretedKernel {
+  cpu::Run<T> run;
+  std::shared_ptr<const void> self;
+};
+template <class T>
+InterpretedKernel<T> interpreted(const expr::Program& program) {
+  return {&cpu::Interpreter<T>::run, std::make_shared<const cpu::Interpreter<T>>(expr::lower(program))};
+}
+
 /// A pointwise function with its kernel, and the function that is its gradient; one object per lambda and order.
 /// The value and the first gradient are compiled; higher orders are derived on first use and interpreted, and so is the
 /// first where the function's type has a true member `rarely_differentiated`. Programs that
@@ -260,13 +278,15 @@ class PointwiseFunction<T, Cpu> {
   /// The function of a captureless lambda of N symbolic numbers.
   template <class F, int N>
   static const PointwiseFunction& of() {
+    static const PointwiseFunction function = [] {
+      cpu::require_arithmetic_as_written();
 #ifdef SETTLE_INTERPRETED_MAPS
-    static const PointwiseFunction function(expr::trace<F, N>(), nullptr, nullptr);
+      return PointwiseFunction(expr::trace<F, N>(), nullptr, nullptr);
 #else
-    static const PointwiseFunction function(cpu::Traced<F, N>::program.thaw(),
-                                            &cpu::Compiled<T, cpu::Lowered<F, N>>::run,
-                                            compiled_gradient<F, N>());
+      return PointwiseFunction(cpu::Traced<F, N>::program.thaw(), &cpu::Compiled<T, cpu::Lowered<F, N>>::run,
+                               compiled_gradient<F, N>());
 #endif
+    }();
     return function;
   }
 
@@ -299,15 +319,14 @@ class PointwiseFunction<T, Cpu> {
 
   PointwiseFunction(expr::Program program, Run run, Run gradient_run)
       : program_(std::move(program)), run_(run), gradient_run_(gradient_run) {
-    if (!run_) {
-      interpreter_ = std::make_unique<cpu::Interpreter<T>>(expr::lower(program_));
-      run_ = &cpu::Interpreter<T>::run;
-    }
+    if (run_) return;
+    InterpretedKernel<T> kernel = interpreted<T>(program_);
+    run_ = kernel.run, interpreter_ = std::move(kernel.self);
   }
 
   expr::Program program_;
   Run run_, gradient_run_;
-  std::unique_ptr<cpu::Interpreter<T>> interpreter_;
+  std::shared_ptr<const void> interpreter_;
   mutable std::once_flag gradient_made_;
   mutable std::unique_ptr<const PointwiseFunction> gradient_;
   mutable std::mutex parts_mutex_;
@@ -322,7 +341,7 @@ struct PointwiseResult {
   bool accumulate = false;
 };
 
-namespace cpu {
+namespace cpu::inline SETTLE_INSTRUCTION_SET {
 
 /// The iteration space with axes merged where every operand allows, innermost last.
 struct Space {
@@ -436,7 +455,7 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
 
   const Index inner = loops.inner(), runs = space.size() == 0 ? 0 : loops.runs();
   // Of results that are streamed a long run's first piece, which may be empty, reaches to where packets are aligned.
-  constexpr Index lanes = cpu::packet_size<T>;
+  constexpr Index lanes = cpu::stream_alignment / static_cast<Index>(sizeof(T));
   const bool streams = space.size() * static_cast<Index>(sizeof(T)) >= cpu::streamed_bytes() && inner >= 64 * lanes;
   const auto head = [&](Index run) { return streams ? (lanes - run * inner % lanes) % lanes : 0; };
   const Index pieces = streams + divide_up(inner, chunk_length), tasks = runs * pieces;
@@ -461,9 +480,7 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
     for (std::size_t k = 0; k < n; ++k) chunk.dense[k] = loops.inner_stride(k) != 0;
     for (std::size_t r = 0; r < m; ++r)
       chunk.put[r] = !results[r].tensor      ? Put::skip
-                     : !summed[r]            ? (results[r].accumulate ? Put::accumulate
-                                                : streams             ? Put::stream
-                                                                      : Put::assign)
+                     : !summed[r]            ? (results[r].accumulate ? Put::accumulate : Put::assign)
                      : loops.inner_stride(n + r) ? Put::sum_each
                                                  : Put::sum;
     for (Index task = first_task; task < end_task; ++task) {
@@ -479,6 +496,8 @@ void evaluate(const PointwiseKernel<T, Cpu>& kernel, const Shape& space, std::sp
           chunk.total[r] = scratch + part * totals + first_total[r] + at;
         else
           chunk.output[r] = output[r] + at;
+        // A first piece may be longer than a program's narrow packets, and does not begin where they are aligned.
+        if (streams && !summed[r] && !results[r].accumulate) chunk.put[r] = piece < 0 ? Put::assign : Put::stream;
       }
       kernel.run(kernel.self, chunk);
     }

@@ -13,6 +13,15 @@ struct SparseMatrix {
   std::vector<Index> column;
   std::vector<double> weight;
 
+  /// Makes room for so many rows of at most so many entries; throws Error "[where] ..." where there is none.
+  void reserve(const char* where, Index most_rows, Index most_entries) {
+    require(most_entries <= Shape::max_size / std::max<Index>(most_rows, 1), where, "a matrix of ", most_rows,
+            " rows of ", most_entries, " entries is too large");
+    const auto r = static_cast<std::size_t>(most_rows), entries = r * static_cast<std::size_t>(most_entries);
+    with_memory(where, (r + 2 * entries) * sizeof(Index), [&] {
+      start.reserve(r + 1), column.reserve(entries), weight.reserve(entries);
+    });
+  }
   /// Adds an entry to the row that comes next.
   void add(Index c, double w) {
     column.push_back(c);

@@ -13,7 +13,7 @@
 // Arrays as vectors, split evenly among systems of equations: the few operations that the solvers do on them. Sums are
 // taken in double and in an order that depends on a system's size alone, so that a system's result is the same bits
 // among any others.
-namespace settle::cpu {
+namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
 
 namespace detail {
 
@@ -39,10 +39,10 @@ void each_piece(Index size, Index systems, const F& f) {
 }
 
 /// As many numbers as hide the latency of what is done to each, in packets.
-inline constexpr Index at_once = 32;
+inline constexpr Index numbers_at_once = 32;
 
 /// How far on in a piece memory is fetched: a processor by itself has too few lines of a single stream on their way.
-inline constexpr Index ahead = 1024;
+inline constexpr Index numbers_ahead = 1024;
 
 /// For each system the sum of a function over its elements, taken in double, piece by piece.
 class PieceSums {
@@ -54,14 +54,14 @@ class PieceSums {
   /// Takes in g(x[k]...) for the elements k of a piece.
   template <class G, class... X>
   void take(Index piece, Index begin, Index end, const G& g, const X*... x) {
-    double sums[at_once] = {};
+    double sums[numbers_at_once] = {};
     Index k = begin;
-    for (; k + at_once <= end; k += at_once) {
-      (fetch(x + k + ahead, at_once), ...);
-      for (Index i = 0; i < at_once; ++i) sums[i] += g(static_cast<double>(x[k + i])...);
+    for (; k + numbers_at_once <= end; k += numbers_at_once) {
+      (fetch(x + k + numbers_ahead, numbers_at_once), ...);
+      for (Index i = 0; i < numbers_at_once; ++i) sums[i] += g(static_cast<double>(x[k + i])...);
     }
     for (; k < end; ++k) sums[0] += g(static_cast<double>(x[k])...);
-    sums_[static_cast<std::size_t>(piece)] = sum_pairwise<at_once>(sums);
+    sums_[static_cast<std::size_t>(piece)] = sum_pairwise<numbers_at_once>(sums);
   }
 
   /// Adds each system's sum to its number.
@@ -102,14 +102,14 @@ class Largest {
   T rest_ = 0;
 };
 
-inline constexpr auto square = [](double v) { return v * v; };
+inline constexpr auto squared = [](double v) { return v * v; };
 
 /// y[k] <- f(y[k], x[k]) for the elements k of a piece.
 template <class T, class F>
 void update_piece(Index begin, Index end, T* y, const T* x, const F& f) {
   constexpr Index lanes = packet_size<T>;
   for (; begin + lanes <= end; begin += lanes) {
-    fetch(y + begin + ahead, lanes), fetch(x + begin + ahead, lanes);
+    fetch(y + begin + numbers_ahead, lanes), fetch(x + begin + numbers_ahead, lanes);
     store(y + begin, f(load(y + begin), load(x + begin)));
   }
   for (; begin < end; ++begin) y[begin] = f(y[begin], x[begin]);
@@ -147,8 +147,8 @@ void add_square_distances(Index size, const T* x, const T* y, std::vector<double
                           std::vector<double>& sizes) {
   detail::PieceSums of_distances(size, std::ssize(distances)), of_sizes = of_distances;
   detail::each_piece(size, std::ssize(distances), [&](Index, Index piece, Index begin, Index end) {
-    of_distances.take(piece, begin, end, [](double a, double b) { return detail::square(a - b); }, x, y);
-    of_sizes.take(piece, begin, end, detail::square, x);
+    of_distances.take(piece, begin, end, [](double a, double b) { return detail::squared(a - b); }, x, y);
+    of_sizes.take(piece, begin, end, detail::squared, x);
   });
   of_distances.add_to(distances);
   of_sizes.add_to(sizes);
@@ -185,7 +185,7 @@ void add_scaled(Index size, T* y, const std::vector<double>& d, const T* x, std:
   detail::PieceSums sums(size, std::ssize(d));
   detail::each_piece(size, std::ssize(d), [&](Index system, Index piece, Index begin, Index end) {
     detail::mix_piece(begin, end, T{1}, y, static_cast<T>(d[static_cast<std::size_t>(system)]), x);
-    sums.take(piece, begin, end, detail::square, x);
+    sums.take(piece, begin, end, detail::squared, x);
   });
   sums.add_to(sizes);
 }

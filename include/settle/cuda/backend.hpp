@@ -15,6 +15,7 @@
 #include "settle/cuda/pointwise.hpp"
 #include "settle/kernels/fold.hpp"
 #include "settle/kernels/move.hpp"
+#include "settle/kernels/ranks.hpp"
 #include "settle/kernels/vectors.hpp"
 
 namespace settle {
@@ -236,6 +237,16 @@ struct Backend<Cuda> {
                  static_cast<std::uint64_t>(piece), static_cast<int>(squares), x, y, totals.mutable_data());
     const kernels::Fold fold = kernels::fold_of(totals.shape(), Shape{systems, 1});
     cuda::launch(add, fold.grid(), fold, totals.data(), sums);
+  }
+
+  /// Adds up what ranks gave, `count` numbers each, one after the other, into the first, in the order of
+  /// distributed::add_in_tree and to its bits.
+  template <class T>
+  static void add_in_tree(Index ranks, Index count, T* terms) {
+    static const kernels::Kernel kernel = kernels::add_in_tree<T>();
+    if (count > 0)
+      cuda::launch(kernel, cuda::one_each(count), static_cast<std::uint64_t>(ranks), static_cast<std::uint64_t>(count),
+                   terms);
   }
 
  private:

@@ -12,9 +12,9 @@
 #include <system_error>
 #include <utility>
 
+#include "settle/core/hash.hpp"
 #include "settle/cuda/compiler.hpp"
 #include "settle/io/atomic_file.hpp"
-#include "settle/kernels/source.hpp"
 
 namespace settle::cuda {
 
@@ -49,7 +49,8 @@ class CodeCache {
     std::memcpy(&checksum, entry.data(), sizeof(checksum));
     std::memcpy(&key_size, entry.data() + sizeof(checksum), sizeof(key_size));
     const std::string_view checked = std::string_view(entry).substr(sizeof(checksum));
-    if (checksum != kernels::hash(checked) || key_size != key.size() || entry.compare(head, key.size(), key) != 0)
+    if (checksum != settle::detail::hash(checked) || key_size != key.size() ||
+        entry.compare(head, key.size(), key) != 0)
       return std::nullopt;
     return entry.substr(head + key.size());
   }
@@ -61,7 +62,7 @@ class CodeCache {
     const std::uint64_t key_size = key.size();
     std::memcpy(checked.data(), &key_size, sizeof(key_size));
     checked.append(key).append(code);
-    const std::uint64_t checksum = kernels::hash(checked);
+    const std::uint64_t checksum = settle::detail::hash(checked);
     std::error_code ignored;
     std::filesystem::create_directories(folder_, ignored);
     try {
@@ -76,7 +77,7 @@ class CodeCache {
  private:
   std::filesystem::path path_of(const std::string& key) const {
     char name[17];
-    std::snprintf(name, sizeof(name), "%016llx", static_cast<unsigned long long>(kernels::hash(key)));
+    std::snprintf(name, sizeof(name), "%016llx", static_cast<unsigned long long>(settle::detail::hash(key)));
     return folder_ / (std::string(name) + ".cubin");
   }
 

@@ -73,10 +73,10 @@ inline Binary compile(const Nvrtc& nvrtc, const std::string& source, const std::
   const auto check = [&](nvrtcResult result) {
     if (result != NVRTC_SUCCESS) fail("compile", "the compiler of kernels failed: ", nvrtc.nvrtcGetErrorString(result));
   };
-  struct Program {
+  struct Holder {
     const Nvrtc& nvrtc;
     nvrtcProgram program = nullptr;
-    ~Program() {
+    ~Holder() {
       if (program) nvrtc.nvrtcDestroyProgram(&program);
     }
   } holder{nvrtc};

@@ -46,6 +46,11 @@ class Library {
     if (handle_ && !found && missing_.empty()) missing_ = function;
     return reinterpret_cast<Function*>(found);
   }
+  /// The same of a function without which the library is usable, too.
+  template <class Function>
+  Function* find_newer(const char* function) const {
+    return reinterpret_cast<Function*>(handle_ ? ::dlsym(handle_, function) : nullptr);
+  }
 
  private:
   static std::vector<std::string> candidates(const std::string& name, const std::filesystem::path& folder) {
@@ -76,6 +81,7 @@ struct Runtime {
   SETTLE_FUNCTION(cudaGetDevice);
   SETTLE_FUNCTION(cudaSetDevice);
   SETTLE_FUNCTION(cudaDeviceGetAttribute);
+  SETTLE_FUNCTION(cudaDeviceGetPCIBusId);
   SETTLE_FUNCTION(cudaDeviceSynchronize);
   SETTLE_FUNCTION(cudaStreamCreateWithFlags);
   SETTLE_FUNCTION(cudaStreamSynchronize);
@@ -91,6 +97,7 @@ struct Runtime {
   SETTLE_FUNCTION(cudaHostAlloc);
   SETTLE_FUNCTION(cudaFreeHost);
   SETTLE_FUNCTION(cudaEventCreateWithFlags);
+  SETTLE_FUNCTION(cudaEventDestroy);
   SETTLE_FUNCTION(cudaEventRecord);
   SETTLE_FUNCTION(cudaEventQuery);
   SETTLE_FUNCTION(cudaEventSynchronize);
@@ -100,6 +107,7 @@ struct Runtime {
   SETTLE_FUNCTION(cudaLaunchKernelExC);
   SETTLE_FUNCTION(cudaStreamBeginCapture);
   SETTLE_FUNCTION(cudaStreamEndCapture);
+  SETTLE_FUNCTION(cudaStreamIsCapturing);
   SETTLE_FUNCTION(cudaGraphInstantiate);
   SETTLE_FUNCTION(cudaGraphDestroy);
   SETTLE_FUNCTION(cudaGraphLaunch);

@@ -1,10 +1,9 @@
 #pragma once
-#include <cerrno>
+#include "settle/core/macros_off.hpp"
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
+#include <sstream>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -12,18 +11,18 @@
 
 #include "settle/data/pathfinder.hpp"
 #include "settle/io/atomic_file.hpp"
+#include "settle/io/file_bytes.hpp"
 #include "settle/io/png.hpp"
 
 namespace settle {
 
 namespace detail {
 
-/// "a/imgs/1/sample_2.png" -> "a/seg/1/sample_2.png"
+/// "a/imgs/1/sample_2.png" -> "a/seg/1/sample_2.png"; nothing for a path without a folder imgs.
 inline std::string label_path(const std::string& image_path) {
   const std::string folder = "imgs/";
   const std::size_t at = image_path.rfind(folder);
-  require(at != std::string::npos && (at == 0 || image_path[at - 1] == '/'), "pathfinder_folder",
-          "expected a path with a folder imgs/, got '", image_path, "'");
+  if (at == std::string::npos || (at > 0 && image_path[at - 1] != '/')) return {};
   return std::string(image_path).replace(at, folder.size(), "seg/");
 }
 
@@ -76,8 +75,8 @@ class PathfinderFolder {
   PathfinderFolder(const std::filesystem::path& root, const std::filesystem::path& list_file, Index size)
       : root_(root), image_size_(size) {
     require(size >= 1, "pathfinder_folder", "expected an image size of at least 1, got ", size);
-    std::ifstream file(list_file);
-    require(file.is_open(), "pathfinder_folder", list_file.string(), ": cannot be opened: ", std::strerror(errno));
+    const auto bytes = detail::file_bytes(list_file, "pathfinder_folder");
+    std::istringstream file(std::string(bytes.begin(), bytes.end()));
     std::string line;
     for (Index number = 1; std::getline(file, line); ++number) {
       while (!line.empty() && (line.back() == '\r' || line.back() == ' ')) line.pop_back();
@@ -87,6 +86,8 @@ class PathfinderFolder {
               ": expected 'path class', found '", line, "'");
       images_.push_back(line.substr(0, space));
       labels_.push_back(detail::label_path(images_.back()));
+      require(!labels_.back().empty(), "pathfinder_folder", list_file.string(), ", line ", number,
+              ": expected a path with a folder imgs/, got '", images_.back(), "'");
     }
     require(!images_.empty(), "pathfinder_folder", list_file.string(), ": expected at least one image, found none");
   }
@@ -117,3 +118,4 @@ class PathfinderFolder {
 };
 
 }  // namespace settle
+#include "settle/core/macros_on.hpp"

@@ -1,4 +1,5 @@
 #pragma once
+#include "settle/core/macros_off.hpp"
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -10,17 +11,20 @@
 
 namespace settle {
 
-/// How resize_image weighs the pixels around a point: Keys' cubic with a = -1/2 (reach 2), or Lanczos' windowed sinc
-/// (reach 3).
-enum class Filter { bicubic, lanczos };
+/// How resize_image weighs the pixels around a point: a triangle (reach 1), Keys' cubic with a = -1/2 (reach 2), or
+/// Lanczos' windowed sinc (reach 3).
+enum class Filter { bilinear, bicubic, lanczos };
 
 namespace detail {
 
-inline double filter_reach(Filter filter) { return filter == Filter::bicubic ? 2.0 : 3.0; }
+inline double filter_reach(Filter filter) {
+  return filter == Filter::bilinear ? 1.0 : filter == Filter::bicubic ? 2.0 : 3.0;
+}
 
 inline double filter_weight(Filter filter, double distance) {
   const double x = std::abs(distance);
   if (x >= filter_reach(filter)) return 0.0;
+  if (filter == Filter::bilinear) return 1.0 - x;
   if (filter == Filter::bicubic)
     return x < 1.0 ? (1.5 * x - 2.5) * x * x + 1.0 : (((x - 5.0) * x + 8.0) * x - 4.0) * -0.5;
   const auto sinc = [](double t) { return t == 0.0 ? 1.0 : std::sin(t * std::numbers::pi) / (t * std::numbers::pi); };
@@ -44,7 +48,8 @@ inline Taps make_taps(Index in, Index out, Filter filter) {
   const double reach = filter_reach(filter) * stretch;
   Taps taps;
   taps.count = std::min(in, static_cast<Index>(std::ceil(reach)) * 2 + 1);
-  taps.weights.assign(static_cast<std::size_t>(out * taps.count), 0);
+  const auto all = static_cast<std::size_t>(Shape{out, taps.count}.size());
+  with_memory("resize_image", 4 * all, [&] { taps.weights.assign(all, 0); });
   std::vector<double> weights(static_cast<std::size_t>(taps.count));
   for (Index i = 0; i < out; ++i) {
     const double centre = (static_cast<double>(i) + 0.5) * scale;
@@ -118,3 +123,4 @@ inline Image8 resize_image(const Image8& image, Index height, Index width, Filte
 }
 
 }  // namespace settle
+#include "settle/core/macros_on.hpp"

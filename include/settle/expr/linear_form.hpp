@@ -8,7 +8,7 @@
 namespace settle::expr {
 
 /// One summand of a result that is linear in the cotangents: literal · cotangent · factor · input, the factor and the
-/// input only where they are not negative.
+/// input only where they are not negative; 0 where the cotangent is.
 struct LinearTerm {
   int result, cotangent, factor = -1, input = -1;
   double literal = 1;
@@ -73,7 +73,9 @@ inline std::optional<Program> coefficients(const Program& gradient, int m) {
           if (x >= 0) to = out.emit({Operation::negate, x});
           break;
         case Operation::multiply:
-          if (a && b) return {};
+        case Operation::scale:
+        case Operation::scale_both:
+          if ((a && b) || (b && i.operation == Operation::scale)) return {};
           if (x >= 0 || y >= 0) to = out.emit({Operation::multiply, a ? x : y, a ? moved(i.b) : moved(i.a)});
           break;
         case Operation::divide:
@@ -109,8 +111,11 @@ constexpr bool is_costly(Operation f) {
     case multiply:
     case negate:
     case Operation::abs:
+    case Operation::round:
     case minimum:
     case maximum:
+    case scale:
+    case scale_both:
     case less:
     case less_equal:
     case equal:

@@ -203,15 +203,15 @@ class AndersonIteration {
     add_scaled(dz_[newest_], z_, filled(n, -1));
     store(dr_[newest_], r);
     add_scaled(dr_[newest_], r_, filled(n, -1));
-    for (std::size_t j = 0; j < dr_.size(); ++j)
-      gram_[j][newest_] = gram_[newest_][j] = dots(dr_[j], dr_[newest_], systems);
+    const std::vector<Numbers> products = dots_of_each(dr_, dr_[newest_], systems);
+    for (std::size_t j = 0; j < dr_.size(); ++j) gram_[j][newest_] = gram_[newest_][j] = products[j];
     for (int& c : count_) c = std::min(c + 1, static_cast<int>(dr_.size()));
   }
 
   /// For each column and sample its weight in the least-squares fit of r, 0 where a column is not used.
   std::vector<Numbers> weights(const Values<T, D>& r, Index systems, const Numbers& mask) {
-    std::vector<Numbers> out(dr_.size(), filled(mask.size(), 0)), right;
-    for (const auto& column : dr_) right.push_back(dots(column, r, systems));
+    std::vector<Numbers> out(dr_.size(), filled(mask.size(), 0));
+    const std::vector<Numbers> right = dots_of_each(dr_, r, systems);
     std::vector<double> g, c;
     for (std::size_t s = 0; s < mask.size(); ++s) {
       if (mask[s] == 0) continue;
@@ -331,12 +331,21 @@ class BroydenIteration {
     return out;
   }
 
+  /// Hᵀ x.
+  Values<T, D> transposed_times(const Values<T, D>& x, Index systems) const {
+    Values<T, D> out = x;
+    scale(out, filled(static_cast<std::size_t>(systems), -1));
+    for (std::size_t j = 0; j < u_.size(); ++j) add_scaled(out, v_[j], dots(u_[j], x, systems));
+    return out;
+  }
+
  private:
   /// H x with H = -I + sum of u vᵀ.
   Values<T, D> times(const Values<T, D>& x, Index systems) const {
     Values<T, D> out = x;
     scale(out, filled(static_cast<std::size_t>(systems), -1));
-    for (std::size_t j = 0; j < u_.size(); ++j) add_scaled(out, u_[j], dots(v_[j], x, systems));
+    const std::vector<Numbers> along = dots_of_each(v_, x, systems);
+    for (std::size_t j = 0; j < u_.size(); ++j) add_scaled(out, u_[j], along[j]);
     return out;
   }
 
@@ -355,7 +364,8 @@ class BroydenIteration {
     const Values<T, D> h_dr = times(dr, systems);
     Values<T, D> v = dz;
     scale(v, filled(n, -1));
-    for (std::size_t j = 0; j < u_.size(); ++j) add_scaled(v, v_[j], dots(u_[j], dz, systems));
+    const std::vector<Numbers> along = dots_of_each(u_, dz, systems);
+    for (std::size_t j = 0; j < u_.size(); ++j) add_scaled(v, v_[j], along[j]);
     const Numbers denominators = dots(dz, h_dr, systems), sizes = norms(dz, systems), others = norms(h_dr, systems);
     Numbers inverse(n);
     for (std::size_t s = 0; s < n; ++s)  // no update along a direction that the old matrix does not see

@@ -15,9 +15,11 @@ template <class T, class D = Cpu>
 struct AdjointProblem {
   ValueMap<T, D> product;                        ///< v -> Jᵀ v
   std::function<ValueMap<T, D>()> make_forward;  ///< makes v -> J v
+  distributed::Group batch;                      ///< the ranks that have parts of the batch
   Index systems = 1;
   Values<T, D> b;
-  Numbers sizes;  ///< |b| of each system
+  Numbers sizes;          ///< |b| of each system
+  Numbers of_state = {};  ///< |f(z) - z| / |f(z)| of each system's state; empty where it is not known
 };
 
 /// A solution and its residual r = b + Jᵀ g - g, which the solvers start from and improve.
@@ -26,6 +28,15 @@ struct LinearSolution {
   Values<T, D> g, r;
   Numbers amplification{};  ///< of |g - exact| over |r|, an estimate by solvers that report no spectral radius
 };
+
+/// r <- b + Jᵀ g - g, by one product.
+template <class T, class D>
+void true_residual(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state) {
+  const auto n = static_cast<std::size_t>(problem.systems);
+  state.r = problem.product(state.g);
+  add_scaled(state.r, problem.b, filled(n, 1));
+  add_scaled(state.r, state.g, filled(n, -1));
+}
 
 /// Who is still to be solved, and the common bookkeeping of the solvers.
 class AdjointProgress {
@@ -50,7 +61,14 @@ class AdjointProgress {
     for (std::size_t s = 0; s < out.size(); ++s) out[s] = active(s) ? 1.0 : 0.0;
     return out;
   }
+  /// Verdict::not_run: it is to go on.
   void set(std::size_t s, Verdict v) { report_.samples[s] = v; }
+  /// Solves each system no further than to this, where it is above a solver's own tolerance.
+  void relax(Numbers to) { relaxed_ = std::move(to); }
+
+  double tolerance(std::size_t s, double rtol) const {
+    return s < relaxed_.size() && relaxed_[s] > rtol ? relaxed_[s] : rtol;
+  }
 
   /// Takes in the systems' residuals after some products, and gives verdicts to those within rtol |b| or not finite.
   void observe(const Numbers& residuals, double rtol, int new_products) {
@@ -61,7 +79,7 @@ class AdjointProgress {
       going.push_back(residuals[s] / sizes_[s]);
       if (!std::isfinite(residuals[s]))
         set(s, Verdict::nonfinite);
-      else if (residuals[s] <= rtol * sizes_[s])
+      else if (residuals[s] <= tolerance(s, rtol) * sizes_[s])
         set(s, Verdict::converged);
     }
     report_.trace.push_back(largest(going));
@@ -79,6 +97,7 @@ class AdjointProgress {
  private:
   AdjointReport& report_;
   const Numbers& sizes_;
+  Numbers relaxed_;
 };
 
 /// The growth rate of |Jᵀ^k v| in k, the spectral radius for complex pairs too: the geometric mean of the ratios of
@@ -254,20 +273,23 @@ void solve_adjoint(const Phantom& solver, const AdjointProblem<T, D>& problem, L
   progress.finish(Verdict::steps_done);
 }
 
-/// The released series; its norms are over all systems together, and the right-hand side is not scaled.
+/// The released series; its norms are over all systems together, those of all ranks, and the right-hand side is not
+/// scaled.
 template <class T, class D>
 void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
-  const auto norm = [](const Values<T, D>& v) { return norms(v, 1).front(); };
   AdjointReport& report = progress.report();
   Values<T, D> b = problem.b;
   if (!progress.all_active()) scale(b, progress.mask());  // what is not finite takes no part in the norms
   LinearSolution<T, D> sum{b, b};
   Values<T, D> g = b, returned = b;
-  const double start = norm(b);
+  const bool one_system = OverRanks::current() != nullptr;  // of all ranks, which is everything
+  const Numbers each = progress.all_active() ? problem.sizes : norms(b, problem.systems);
+  const OverRanks everything(problem.batch);
+  const double start = one_system ? each.front() : norms(b, 1).front();
   double previous = start;
   GrowthRate growth;
-  growth.add(norms(b, problem.systems), progress.mask());
+  growth.add(each, progress.mask());
   bool rejected_any = false;
   SeriesEnd reason{};
   // The norms of the sum with the term, of the term, and of the term for each system; whether it is accepted.
@@ -295,8 +317,21 @@ void solve_adjoint(const ReleasedNeumann& solver, const AdjointProblem<T, D>& pr
     } else {
       sum.g = g;
     }
-    const double size = add_term(problem, sum, Numbers{1.0}).front();
-    if (!seen) take_in(norm(sum.g), size, norms(sum.r, problem.systems));
+    Numbers size, term;
+    {
+      const OverRanks own{distributed::Group()};
+      size = add_term(problem, sum, Numbers{1.0});
+      if (!one_system && !seen) term = norms(sum.r, problem.systems);
+    }
+    if (!seen) {
+      Numbers total = own_dots(sum.g, sum.g, 1);
+      if (OverRanks::current()) {
+        size.front() *= size.front();
+        sum_over_ranks({&total, &size});
+        size = norms_from(std::move(size), sum.r);
+      }
+      take_in(norms_from(std::move(total), sum.g).front(), size.front(), one_system ? size : term);
+    }
     if (reason == SeriesEnd::all_terms) {
       g = std::move(sum.g);
       continue;
@@ -322,7 +357,7 @@ void solve_adjoint(const AdjointAnderson& solver, const AdjointProblem<T, D>& pr
                            },
                            {},
                            problem.systems};
-  add_scaled(state.g, state.r, filled(n, 1));
+  add_scaled(state.g, state.r, progress.mask());
   ForwardReport forward;
   Progress iteration(forward, problem.systems, static_cast<double>(std::numeric_limits<T>::epsilon()),
                      progress.sizes());

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -46,10 +47,12 @@ struct Fixed {
 };
 
 /// Moves a state on by at most `limit` steps, as many as whole chunks hold, and returns true; on a device that does not
-/// repeat work, or for a state so large that it gains nothing by that, by none. `step(state, measures)` makes a step
+/// repeat work, for a state so large that it gains nothing by that, or where ranks have to agree between two steps, by
+/// none. `step(state, measures)` makes a step
 /// and shows some measures of it, each of values of `parts` parts, `systems[m]` being the numbers of measure m; all it
 /// makes once and keeps it has made before. `take_in(measured)` is told them as lists, step by step, and may end the
-/// run by returning false: then the state is the one before that step and false is returned. A chunk's measures are
+/// run by returning false: then the state is the one before that step and false is returned. A step whose measures over-
+/// or underflow ends the run too: it is left to the caller, who measures such values scaled. A chunk's measures are
 /// read when the next one has been started, whose work is then for nothing; what is measured and the states are the
 /// same bits as without chunks.
 template <class T, class D, class Step, class TakeIn>
@@ -59,7 +62,7 @@ bool run_ahead([[maybe_unused]] Values<T, D>& state, [[maybe_unused]] Index part
   if constexpr (requires { typename Backend<D>::Repeated; }) {
     constexpr int chunk = 4;  // a solve of 20 steps is to have some; a step that is for nothing costs as any other
     const int chunks = limit / chunk;
-    if (chunks == 0 || bytes_of(state) == 0 || !Backend<D>::repeats(bytes_of(state))) return true;
+    if (OverRanks::current() || chunks == 0 || bytes_of(state) == 0 || !Backend<D>::repeats(bytes_of(state))) return true;
 
     Index shown = 0;  // numbers of a step
     for (const Index n : systems) shown += parts * n;
@@ -91,19 +94,21 @@ bool run_ahead([[maybe_unused]] Values<T, D>& state, [[maybe_unused]] Index part
       std::span<const double> arrived = arriving[at].wait();
       for (int k = 0; k < chunk; ++k) {
         std::vector<Numbers> measured;
+        bool lost = false;
         for (const Index n : systems) {
           Numbers& total = measured.emplace_back(static_cast<std::size_t>(n), 0.0);
           for (Index p = 0; p < parts; ++p) {
             for (std::size_t s = 0; s < total.size(); ++s) total[s] += arrived[s];
             arrived = arrived.subspan(total.size());
           }
+          lost = lost || std::any_of(total.begin(), total.end(), is_lost<T>);
           total = square_roots(std::move(total));
         }
-        if (take_in(std::move(measured))) continue;
+        if (!lost && take_in(std::move(measured))) continue;
         state = starts[at].values;
         Measures<T, D> ignored(there);
         for (; k > 0; --k) step(state, ignored);
-        return false;
+        return lost;
       }
     }
     state = now.values;

@@ -1,8 +1,12 @@
 #pragma once
 #include "settle/fixed_point/modulation.hpp"
+#include "settle/fixed_point/online.hpp"
 #include "settle/fixed_point/penalty.hpp"
 #include "settle/fixed_point/policies.hpp"
 #include "settle/fixed_point/report.hpp"
+#include "settle/fixed_point/reversible.hpp"
 #include "settle/fixed_point/sequence.hpp"
+#include "settle/fixed_point/shared_inverse.hpp"
 #include "settle/fixed_point/solve.hpp"
 #include "settle/fixed_point/stability.hpp"
+#include "settle/fixed_point/trace.hpp"

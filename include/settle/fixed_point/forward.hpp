@@ -9,6 +9,7 @@
 
 #include "settle/fixed_point/acceleration.hpp"
 #include "settle/fixed_point/ahead.hpp"
+#include "settle/fixed_point/checks.hpp"
 #include "settle/fixed_point/report.hpp"
 
 // The iteration of the state: f is applied to plain values, nothing is recorded, and after the first round no memory is
@@ -35,12 +36,14 @@ class Progress {
     best_.assign(n, std::numeric_limits<double>::infinity());
     best_step_.assign(n, 0);
     first_.assign(n, 0.0);
+    last_.assign(n, 0.0);
     first_norm_.assign(n, 0.0);
     largest_.assign(n, 0.0);
   }
 
-  /// Takes in one application of the step, which moved z to f(z).
-  void observe(const Rows& rows, const Moved& moved) {
+  /// Takes in one application of the step, which moved z to f(z). Sizes are |f(z)|, at least that of a fixed point at 0
+  /// seen from the start, plus `slack`.
+  void observe(const Rows& rows, const Moved& moved, double slack = 0) {
     const auto& [residuals, norms] = moved;
     ++report_.steps;
     report_.sample_steps += rows.size();
@@ -49,8 +52,9 @@ class Progress {
       const auto s = static_cast<std::size_t>(rows[k]);
       if (!active(s)) continue;
       going.push_back(residuals[k] / units_[s]);
-      report_.relative[s] = relative(residuals[k], norms[k]);
       if (report_.steps == 1) first_[s] = residuals[k], first_norm_[s] = norms[k];
+      last_[s] = residuals[k];
+      report_.relative[s] = relative(residuals[k], size(s, norms[k]) + slack);
       largest_[s] = std::max(largest_[s], residuals[k]);
       if (residuals[k] < 0.99 * best_[s]) {
         best_[s] = residuals[k];
@@ -72,7 +76,7 @@ class Progress {
       // that is no solution.
       const bool grew = norms[k] > 100 * first_norm_[s] && norms[k] > 100 * largest_[s];
       const bool ran_away = grew && (residuals[k] > 0.03 * largest_[s] || epsilon_ * norms[k] > 1e-3 * largest_[s]);
-      if (residuals[k] <= rule.atol + rule.rtol * norms[k] && !ran_away)
+      if (residuals[k] <= rule.atol + rule.rtol * size(s, norms[k]) && !ran_away)
         verdict = Verdict::converged;
       else if (residuals[k] > rule.divergence * best_[s])
         verdict = Verdict::diverged;
@@ -89,8 +93,21 @@ class Progress {
       if (active(s)) report_.samples[s] = report_.relative[s] <= rule.rtol ? Verdict::converged : Verdict::steps_done;
   }
 
+  /// Gives Verdict::coupled to samples that were solved by the time that they ended and are not any more, now that the
+  /// others have gone on. `largest` tells how large what the step was given is, and so its results' rounding.
+  template <class Largest>
+  void judge_again(const Moved& moved, const Largest& largest) {
+    const auto& [residuals, norms] = moved;
+    for (std::size_t s = 0; s < residuals.size(); ++s) {
+      if (report_.samples[s] != Verdict::converged) continue;
+      const double grown = residuals[s] - last_[s] - 8 * std::sqrt(epsilon_) * norms[s];
+      if (grown > 0 && grown > 1024 * epsilon_ * largest()) report_.samples[s] = Verdict::coupled;
+    }
+  }
+
   bool active(std::size_t s) const { return report_.samples[s] == Verdict::not_run; }
   bool all_active() const { return none_ended(report_.samples); }
+  bool all_solved() const { return std::none_of(report_.samples.begin(), report_.samples.end(), failed); }
   /// The positions in `rows` of the samples that go on.
   Rows active_positions(const Rows& rows) const {
     Rows out;
@@ -105,46 +122,60 @@ class Progress {
     return out;
   }
 
+  /// Whether a sample's state is a better start than the one that it had: it is solved, or as far as a fixed number of
+  /// steps leads and its residual has not grown.
+  bool settled(std::size_t s) const {
+    return report_.samples[s] == Verdict::converged ||
+           (report_.samples[s] == Verdict::steps_done && last_[s] <= first_[s]);
+  }
+
   int steps() const { return report_.steps; }
   void solver_held(std::size_t bytes) { report_.solver_bytes = std::max(report_.solver_bytes, bytes); }
   void finish() { report_.verdict = worst(report_.samples); }
 
  private:
+  /// What a residual is compared with: |f(z)|, and for a state that goes to 0 a small share of its start. 0 for 0.
+  double size(std::size_t s, double norm) const {
+    constexpr double share = 1e-6;  // any start nearer than a million times the fixed point is told from one at 0
+    return norm > 0 ? std::max(norm, share * (first_[s] + first_norm_[s])) : 0;
+  }
+
   ForwardReport& report_;
   double epsilon_;
-  Numbers units_, best_, first_, first_norm_, largest_;
+  Numbers units_, best_, first_, last_, first_norm_, largest_;
   std::vector<int> best_step_;
 };
 
-inline void check(const Forward& solver, const Stop& stop) {
-  if (const auto* plain = std::get_if<Plain>(&solver))
-    require(plain->damping >= 0 && plain->damping < 1, "fixed_point", "expected 0 <= damping < 1, got ",
-            plain->damping);
-  if (const auto* anderson = std::get_if<Anderson>(&solver))
-    require(anderson->depth >= 1 && anderson->ridge >= 0 && anderson->mixing > 0 && anderson->mixing <= 1,
-            "fixed_point", "expected depth >= 1, ridge >= 0 and 0 < mixing <= 1, got ", anderson->depth, ", ",
-            anderson->ridge, " and ", anderson->mixing);
-  if (const auto* broyden = std::get_if<Broyden>(&solver))
-    require(broyden->rank >= 1, "fixed_point", "expected rank >= 1, got ", broyden->rank);
-  if (const auto* steps = std::get_if<Steps>(&stop))
-    require(steps->count >= 1, "fixed_point", "expected at least 1 step, got ", steps->count);
-  if (const auto* rule = std::get_if<Residual>(&stop)) {
-    require(rule->max_steps >= 1, "fixed_point", "expected at least 1 step, got max_steps = ", rule->max_steps);
-    require(rule->rtol >= 0 && rule->atol >= 0, "fixed_point", "tolerances must not be negative");
+/// The powers of two that bring states of an extreme size near 1, where products of residuals neither over- nor
+/// underflow, and 1 for all others.
+struct Units {
+  Units() = default;
+  /// `limit` is the largest exponent that states hold.
+  Units(const Moved& first, int limit) {
+    for (std::size_t s = 0; s < first.sizes.size(); ++s) {
+      const double size = std::max(first.sizes[s], first.distances[s]);
+      const int power = size > 0 && std::isfinite(size) ? std::ilogb(size) : 0;
+      powers.push_back(std::abs(power) > 32 ? std::ldexp(1.0, std::clamp(-power, 8 - limit, limit - 8)) : 1.0);
+    }
   }
-}
+  bool all_one() const {
+    return std::all_of(powers.begin(), powers.end(), [](double p) { return p == 1; });
+  }
+  Numbers powers;
+};
 
-/// The map to iterate, and how to restrict it to some samples (null when that is not possible).
+/// The map to iterate, and how to restrict it to some samples (null when they are coupled), if that can be done.
 template <class T, class D = Cpu>
 struct Iterated {
   ValueMap<T, D> f;
   std::function<ValueMap<T, D>(const Rows&)> restrict_to;
   Index systems = 1;
+  std::function<bool()> can_restrict{};
 };
 
 inline constexpr const char* coupled_samples =
     "the step's result for a sample depends on the others in its batch: declare `static constexpr bool couples_samples "
-    "= true` in the step, or, if an argument is no batch though its axis 0 is as long as one, wrap it in shared(...)";
+    "= true` in the step";
 
 /// Throws Error unless what a step gave for some samples alone is what it gave for them among the others, up to the
 /// rounding of results of the size of what it was given, `scale`.
@@ -184,10 +215,27 @@ std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& fo
       [&](const auto& options) -> std::optional<Values<T, D>> {
         auto solver = iteration_of<T, D>(options, map.systems);
         Rows rows = all_rows(map.systems);
+        constexpr bool plain = std::same_as<std::decay_t<decltype(options)>, Plain>;
+        Units units;
+        Numbers residuals;  // of the last step
+        const auto advance = [&](const Values<T, D>& fz) {
+          const Numbers mask = progress.mask(rows);
+          if (plain || units.all_one()) {
+            solver.advance(z, fz, residuals, mask);
+          } else {
+            Values<T, D> there = fz;
+            scale(z, units.powers), scale(there, units.powers);
+            solver.advance(z, there, products(residuals, units.powers), mask);
+            scale(z, inverses(units.powers));
+          }
+          progress.solver_held(solver.bytes());
+        };
         // Plain steps that all samples take; false at one that `observe` has seen a sample end at, with z before it.
         const auto plain_steps = [&]([[maybe_unused]] int limit, [[maybe_unused]] const auto& observe) {
-          if constexpr (std::same_as<std::decay_t<decltype(options)>, Plain>) {
-            if (progress.steps() == 0 || !progress.all_active()) return true;
+          if constexpr (plain) {
+            if (progress.steps() == 0 || !progress.all_active() || !units.all_one()) return true;
+            const auto lost = [](double residual) { return is_lost<T>(residual * residual); };
+            if (std::any_of(residuals.begin(), residuals.end(), lost)) return true;
             const Numbers everyone = filled(rows.size(), 1);
             return run_ahead(
                 z, std::ssize(z), {map.systems, map.systems}, limit,
@@ -205,29 +253,28 @@ std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& fo
           return true;
         };
         if (const auto* steps = std::get_if<Steps>(&stop)) {
-          Numbers residuals;
           const auto observe = [&](const Moved& step) {
             residuals = step.distances;
             progress.observe(rows, step);
+            if (progress.steps() == 1) units = Units(step, std::numeric_limits<T>::max_exponent);
           };
           while (progress.steps() + 1 < steps->count) {
             const bool seen = !plain_steps(steps->count - 1 - progress.steps(), observe);
             if (!seen && progress.steps() + 1 == steps->count) break;
             const Values<T, D> fz = map.f(z);
             if (!seen) observe(moved(fz, z, map.systems));
-            solver.advance(z, fz, residuals, progress.mask(rows));
-            progress.solver_held(solver.bytes());
+            advance(fz);
           }
           return std::nullopt;
         }
         const Residual& rule = std::get<Residual>(stop);
         ValueMap<T, D> f = map.f;
         Values<T, D> fz = first ? std::move(*first) : f(z), all_z, all_fz;
-        Numbers residuals;
         const auto observe = [&](const Moved& step) {
           residuals = step.distances;
-          progress.observe(rows, step);
+          progress.observe(rows, step, rule.rtol > 0 ? rule.atol / rule.rtol : 0);
           progress.judge(rule, rows, step);
+          if (progress.steps() == 1) units = Units(step, std::numeric_limits<T>::max_exponent);
         };
         for (bool seen = false;;) {
           if (!seen) observe(moved(fz, z, std::ssize(rows)));
@@ -235,7 +282,8 @@ std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& fo
           if (going.empty()) break;
           if (progress.steps() == 1 && going_on) going_on();
           // Not at the start, which is often 0: what a step multiplies by it would not show in the check.
-          if (rule.compact && map.restrict_to && progress.steps() > 1 && 2 * going.size() < rows.size()) {
+          if (rule.compact && map.restrict_to && progress.steps() > 1 && 2 * going.size() < rows.size() &&
+              (!all_z.empty() || map.can_restrict())) {
             const bool first_time = all_z.empty();
             if (first_time)
               all_z = z, all_fz = fz;
@@ -245,11 +293,11 @@ std::optional<Values<T, D>> iterate(const Iterated<T, D>& map, const Forward& fo
             fz = gather_rows(fz, going);
             residuals = select(residuals, going);
             rows = select(rows, going);
+            units.powers = select(units.powers, going);
             solver.keep(going);
             f = first_time ? checked_restriction(map, rows, z, fz) : map.restrict_to(rows);
           }
-          solver.advance(z, fz, residuals, progress.mask(rows));
-          progress.solver_held(solver.bytes());
+          advance(fz);
           seen = !plain_steps(rule.max_steps - progress.steps(), observe);
           fz = f(z);
         }

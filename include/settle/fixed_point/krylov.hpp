@@ -57,15 +57,6 @@ class Hessenberg {
   std::vector<double> cosines_, sines_, right_;
 };
 
-/// r <- b + Jᵀ g - g, by one product.
-template <class T, class D>
-void true_residual(const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state) {
-  const auto n = static_cast<std::size_t>(problem.systems);
-  state.r = problem.product(state.g);
-  add_scaled(state.r, problem.b, filled(n, 1));
-  add_scaled(state.r, state.g, filled(n, -1));
-}
-
 template <class T, class D>
 void solve_adjoint(const Gmres& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
@@ -106,7 +97,8 @@ void solve_adjoint(const Gmres& solver, const AdjointProblem<T, D>& problem, Lin
         columns[s].push_back(breakdown ? 0 : lengths[s]);
         h[s].append(columns[s]);
         residuals[s] = h[s].residual();
-        if (breakdown || !std::isfinite(residuals[s]) || residuals[s] <= solver.rtol * problem.sizes[s])
+        if (breakdown || !std::isfinite(residuals[s]) ||
+            residuals[s] <= progress.tolerance(s, solver.rtol) * problem.sizes[s])
           running[s] = false;
       }
       progress.observe(residuals, solver.rtol, 1);
@@ -269,6 +261,7 @@ inline bool eliminate(std::vector<double>& m, std::vector<double>& b, Index n) {
 template <class T, class D>
 void solve_adjoint(const Dense&, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
+  require(!OverRanks::current(), "fixed_point", "the dense adjoint is for tests: it does not go over several ranks");
   Index size = 0;  // numbers in one system
   for (const auto& part : problem.b) size += problem.systems > 0 ? part.size() / problem.systems : 0;
   require(size <= 4096, "fixed_point", "the dense adjoint is for tests: a system of ", size, " numbers exceeds 4096");
@@ -321,6 +314,9 @@ template <class T, class D>
 void solve_adjoint(const Auto& solver, const AdjointProblem<T, D>& problem, LinearSolution<T, D>& state,
                    AdjointProgress& progress) {
   bool gave_up = false;
+  Numbers worth_it = problem.of_state;
+  for (double& tolerance : worth_it) tolerance = std::min(1.0, solver.worth * tolerance);
+  progress.relax(std::move(worth_it));
   run_series(solver.first, problem, state, progress, std::numeric_limits<double>::infinity(),
              [&](const GrowthRate& growth) {
                if (growth.ratios() < 4) return false;
@@ -349,27 +345,6 @@ void solve_adjoint(const Auto& solver, const AdjointProblem<T, D>& problem, Line
   // Systems that the series had solved keep its estimate.
   for (std::size_t s = 0; s < n; ++s)
     if (double& estimate = progress.report().spectral_radius[s]; estimate == 0) estimate = radius[s];
-}
-
-inline void check(const Adjoint& adjoint) {
-  const auto require_limits = [](int products, double rtol) {
-    require(products >= 1 && rtol >= 0, "fixed_point", "expected max_products >= 1 and rtol >= 0, got ", products,
-            " and ", rtol);
-  };
-  std::visit(
-      [&](const auto& p) {
-        if constexpr (requires { p.max_products; }) require_limits(p.max_products, p.rtol);
-        if constexpr (requires { p.restart; })
-          require(p.restart >= 1, "fixed_point", "expected restart >= 1, got ", p.restart);
-        if constexpr (requires { p.terms; }) require(p.terms >= 0, "fixed_point", "expected terms >= 0, got ", p.terms);
-        if constexpr (requires { p.count; }) require(p.count >= 0, "fixed_point", "expected count >= 0, got ", p.count);
-        if constexpr (requires { p.damping; })
-          require(p.steps >= 1 && p.damping >= 0 && p.damping < 1, "fixed_point",
-                  "expected steps >= 1 and 0 <= damping < 1, got ", p.steps, " and ", p.damping);
-        if constexpr (requires { p.then; }) check(Adjoint(p.first)), check(Adjoint(p.then));
-        if constexpr (requires { p.solver; }) check(Forward(p.solver), Stop(Steps{}));
-      },
-      adjoint);
 }
 
 }  // namespace settle::fixed_point::detail

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "settle/core/error.hpp"
+#include "settle/distributed/together.hpp"
 #include "settle/fixed_point/report.hpp"
 
 namespace settle::fixed_point {
@@ -32,11 +33,18 @@ class DualWeight {
 
   DualWeight() : DualWeight(Settings{}) {}
   explicit DualWeight(const Settings& settings) : settings_(settings), weight_(settings.initial) {
-    require(settings.initial > 0 && settings.smallest > 0 && settings.largest >= settings.smallest, "dual_weight",
-            "expected positive weights, the largest not below the smallest");
-    require(settings.dead_band >= 0 && settings.gain >= 0 && settings.horizon >= 0 && settings.fading >= 0 &&
-                settings.largest_change >= 0 && settings.smoothing >= 0 && settings.smoothing < 1,
-            "dual_weight", "expected 0 <= smoothing < 1, and no negative settings");
+    require(settings.initial > 0 && settings.smallest > 0 && settings.largest >= settings.smallest &&
+                std::isfinite(settings.initial) && std::isfinite(settings.largest),
+            "dual_weight", "expected positive, finite weights, the largest not below the smallest");
+    require(std::isfinite(settings.target) && settings.quantile >= 0 && settings.quantile <= 1, "dual_weight",
+            "expected a finite target and 0 <= quantile <= 1, got ", settings.target, " and ", settings.quantile);
+    require(settings.smoothing >= 0 && settings.smoothing < 1, "dual_weight", "expected 0 <= smoothing < 1, got ",
+            settings.smoothing);
+    for (const double amount :
+         {settings.dead_band, settings.gain, settings.horizon, settings.fading, settings.largest_change})
+      require(amount >= 0 && std::isfinite(amount), "dual_weight",
+              "expected a dead_band, gain, horizon, fading and largest_change that are finite and not negative, got ",
+              amount);
   }
 
   double weight() const { return weight_; }
@@ -52,9 +60,12 @@ class DualWeight {
     weight_ = std::clamp(weight_ * std::exp(change), settings_.smallest, settings_.largest);
   }
 
-  /// Takes in what a backward pass measured; nothing if its solver cannot tell.
+  /// Takes in what a backward pass measured, of the samples of all ranks under distributed::Together; nothing if its
+  /// solver cannot tell.
   void update(const Report& report) {
     std::vector<double> radii = report.adjoint.spectral_radius;
+    if (const auto* batch = distributed::Together::current(); batch && !report.couples_samples)
+      radii = distributed::gather_lists(radii, batch->group);
     if (radii.empty()) return;
     for (double& radius : radii)  // not-a-number has no place in an order
       if (!std::isfinite(radius)) radius = std::numeric_limits<double>::infinity();
@@ -86,8 +97,11 @@ struct SigmoidGate {
   double sharpness = 1e7;
   double width = 3.375;
 
-  /// s, the weight of the task's loss.
-  double loss_weight(double penalty) const { return 1 / (1 + std::exp(-(centre - sharpness * penalty) / width)); }
+  /// s, the weight of the task's loss. Throws Error unless the width is positive.
+  double loss_weight(double penalty) const {
+    require(width > 0, "sigmoid_gate", "expected width > 0, got ", width);
+    return 1 / (1 + std::exp(-(centre - sharpness * penalty) / width));
+  }
   /// The weight of P.
   double penalty_weight(double penalty) const { return (2 - loss_weight(penalty)) * weight; }
 };

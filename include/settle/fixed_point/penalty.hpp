@@ -1,26 +1,17 @@
 #pragma once
+#include <cstdint>
+#include <limits>
 #include <span>
 
-#include "settle/autodiff/grad.hpp"
-#include "settle/fixed_point/adjoint.hpp"
-#include "settle/fixed_point/variables.hpp"
+#include "settle/core/random.hpp"
+#include "settle/distributed/all_reduce.hpp"
+#include "settle/distributed/together.hpp"
+#include "settle/fixed_point/linearised.hpp"
 #include "settle/ops/reduce.hpp"
 
 namespace settle::fixed_point {
 
 namespace detail {
-
-template <class T, class D>
-Values<T, D> values_of(const Vars<T, D>& vars) {
-  Values<T, D> out;
-  for (const auto& v : vars) out.push_back(v.value());
-  return out;
-}
-
-template <class T, class D>
-Vars<T, D> constants(const Values<T, D>& values) {
-  return {values.begin(), values.end()};
-}
 
 template <class T, class D>
 Vars<T, D> filled_like(const Vars<T, D>& vars, T value) {
@@ -33,6 +24,39 @@ template <class T, class D>
 Var<T, D> total(const Vars<T, D>& terms) {
   Var<T, D> out = Tensor<T, D>(Shape{}, T{0});
   for (const auto& term : terms) out = out + term;
+  return out;
+}
+
+/// A sum over the elements of the ranks' samples: this rank's own, so that its mean by samples is that of all.
+template <class T, class D>
+Var<T, D> sum_of_batch(const Var<T, D>& own) {
+  const distributed::JoinedBatch* const batch = distributed::Together::current();
+  return batch ? (1 / batch->share.weight()) * own : own;
+}
+
+/// Passes over the random words of the other ranks' samples, while `draw` draws those of a part of a state: `words` for
+/// each of its numbers. So a sample's numbers go by its place in the whole batch.
+template <class Draw>
+void draw_by_place(const Shape& part, Random& random, std::uint64_t words, const Draw& draw) {
+  const distributed::JoinedBatch* const batch = distributed::Together::current();
+  const bool shared = batch && part.rank() > 0 && part[0] == batch->share.count;
+  std::uint64_t sample = words;  // words of one
+  for (int axis = 1; axis < part.rank(); ++axis) sample *= static_cast<std::uint64_t>(part[axis]);
+  const auto pass_over = [&](Index samples) {
+    if (shared) random.skip(static_cast<std::uint64_t>(samples) * sample);
+  };
+  const distributed::Share share = batch ? batch->share : distributed::Share{};
+  pass_over(share.first);
+  draw();
+  pass_over(share.all - share.first - share.count);
+}
+
+/// Standard normal numbers in the shapes of a state.
+template <class T, class D>
+Values<T, D> normal_by_place(const Values<T, D>& like, Random& random) {
+  Values<T, D> out;
+  for (const auto& part : like)
+    draw_by_place(part.shape(), random, 4, [&] { out.push_back(normal<T, D>(part.shape(), 0, 1, random)); });
   return out;
 }
 
@@ -68,8 +92,8 @@ Var<T, D> hinges(const Vars<T, D>& r, const Lcp& options) {
     terms.push_back(hinge(part, options));
     count += part.size();
   }
-  return options.reduction == Reduction::sum || count == 0 ? total(terms)
-                                                           : (1.0 / static_cast<double>(count)) * total(terms);
+  if (options.reduction == Reduction::sum) return sum_of_batch(total(terms));
+  return count == 0 ? total(terms) : (1.0 / static_cast<double>(count)) * total(terms);
 }
 
 template <class T, class D>
@@ -84,12 +108,16 @@ PenaltyTerm<T, D> lcp_of_block(const Vars<T, D>& z_next, const Vars<T, D>& z, co
   Vars<T, D> r;
   for (const auto& part : product(filled_like(z_next, T{1}))) r.push_back(local.leaf(part.value()));
   const Var<T, D> value = hinges(r, options);
-  const Vars<T, D> u = constants<T, D>(values_of(grad(value, r)));
+  // Over ranks J mixes what they have: each one's u is to have its weight in the whole batch's value.
+  const distributed::JoinedBatch* const batch = distributed::Together::current();
+  Values<T, D> slopes = values_of(grad(value, r));
+  if (batch) scale(slopes, filled(1, batch->share.weight()));
+  const Vars<T, D> u = constants<T, D>(slopes);
   Vars<T, D> c;
   for (const auto& part : z_next) c.push_back(z.front().tape()->leaf(Tensor<T, D>(part.shape(), T{0})));
   Vars<T, D> terms;
   for (const auto& part : Pullback<T, D>(product(c, true), c)(u, true)) terms.push_back(sum(part));
-  return {stop_gradient(value), total(terms)};
+  return {stop_gradient(value), sum_of_batch(total(terms))};
 }
 
 template <class T, class D>
@@ -107,7 +135,6 @@ PenaltyTerm<T, D> lcp_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const Lc
 
 template <class T, class D>
 Var<T, D> hutchinson_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const Hutchinson& options) {
-  require(options.probes >= 1, "hutchinson", "expected at least 1 probe, got ", options.probes);
   Pullback<T, D> product(z_next, z);
   Vars<T, D> terms;
   Index count = 0;
@@ -118,22 +145,50 @@ Var<T, D> hutchinson_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const Hut
     for (const auto& part : z_next) {
       Tensor<T> direction(part.shape());
       T* x = direction.mutable_data();
-      for (Index k = 0; k < direction.size(); ++k)
-        x[k] = static_cast<T>(options.rademacher ? (random.bits() & 1u ? 1.0 : -1.0) : random.normal());
+      draw_by_place(part.shape(), random, options.rademacher ? 1 : 4, [&] {
+        for (Index k = 0; k < direction.size(); ++k)
+          x[k] = static_cast<T>(options.rademacher ? (random.bits() & 1u ? 1.0 : -1.0) : random.normal());
+      });
       v.emplace_back(to<D>(direction));
     }
     for (const auto& part : product(v, true)) terms.push_back(sum(map([](auto x) { return x * x; }, part)));
   }
-  const double divisor =
-      static_cast<double>(options.probes) * (options.reduction == Reduction::mean ? static_cast<double>(count) : 1.0);
-  return (1.0 / divisor) * total(terms);
+  const double probes = static_cast<double>(options.probes);
+  if (options.reduction == Reduction::sum) return sum_of_batch((1.0 / probes) * total(terms));
+  return (1.0 / (probes * static_cast<double>(count))) * total(terms);
+}
+
+/// Each system's squared norm, over all parts.
+template <class T, class D>
+Var<T, D> squared_norms(const Vars<T, D>& parts, Index systems, const char* where) {
+  Var<T, D> out;
+  for (const auto& part : parts) {
+    Shape per_system = part.shape();
+    for (int axis = 0; axis < per_system.rank(); ++axis)
+      if (axis > 0 || systems == 1) per_system[axis] = 1;
+    const Var<T, D> squares = sum_to(map([](auto x) { return x * x; }, part), per_system);
+    require(!out.defined() || out.shape().rank() == squares.shape().rank(), where,
+            "the state's parts must have the same number of axes");
+    out = out.defined() ? out + squares : squares;
+  }
+  return OverRanks::current() ? distributed::all_reduce(out, *OverRanks::current()) : out;
+}
+
+/// See Movement. A state of zeros that stays there does not move.
+template <class T, class D>
+Var<T, D> movement_of(const Vars<T, D>& z_next, const Vars<T, D>& z, Index systems) {
+  Vars<T, D> moved;
+  for (std::size_t p = 0; p < z.size(); ++p) moved.push_back(z_next[p] - stop_gradient(z[p]));
+  return mean(map([](auto distance, auto size, auto least) { return distance / max(size, least); },
+                  squared_norms(moved, systems, "movement"), squared_norms(z_next, systems, "movement"),
+                  static_cast<double>(std::numeric_limits<T>::min())));
 }
 
 /// Unit vectors, one for each system: scaled in place.
 template <class T, class D>
 void normalise(Values<T, D>& v, Index systems) {
   Numbers lengths = norms(v, systems);
-  for (double& length : lengths) length = length > 0 && std::isfinite(length) ? 1 / length : 0;
+  for (double& length : lengths) length = std::isnormal(length) && std::isnormal(1 / length) ? 1 / length : 0;
   scale(v, lengths);
 }
 
@@ -142,16 +197,13 @@ void normalise(Values<T, D>& v, Index systems) {
 template <class T, class D>
 Var<T, D> spectral_hinge_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const SpectralHinge& options, Index systems,
                             Values<T, D> direction) {
-  require(options.products >= 0 && options.target > 0, "spectral_hinge", "expected products >= 0 and target > 0, got ",
-          options.products, " and ", options.target);
   Pullback<T, D> product(z_next, z);
   if (direction.empty()) direction = zeros_like(values_of(z));
   Numbers has = norms(direction, systems);
   for (double& length : has) length = length > 0 && std::isfinite(length) ? 1 : 0;
   if (!is_full(has)) {
-    Values<T, D> drawn;
     Random random(options.seed);
-    for (const auto& part : z) drawn.push_back(normal<T, D>(part.shape(), 0, 1, random));
+    const Values<T, D> drawn = normal_by_place(values_of(z), random);
     mix(direction, has, drawn, others(has));
   }
   normalise(direction, systems);
@@ -159,16 +211,7 @@ Var<T, D> spectral_hinge_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const
     direction = values_of(product(constants<T, D>(direction)));
     normalise(direction, systems);
   }
-  Var<T, D> squared;
-  for (const auto& part : product(constants<T, D>(direction), true)) {
-    Shape per_system = part.shape();
-    for (int axis = 0; axis < per_system.rank(); ++axis)
-      if (axis > 0 || systems == 1) per_system[axis] = 1;
-    const Var<T, D> squares = sum_to(map([](auto x) { return x * x; }, part), per_system);
-    require(!squared.defined() || squared.shape().rank() == squares.shape().rank(), "spectral_hinge",
-            "the state's parts must have the same number of axes");
-    squared = squared.defined() ? squared + squares : squares;
-  }
+  const Var<T, D> squared = squared_norms(product(constants<T, D>(direction), true), systems, "spectral_hinge");
   return mean(map(  // the square root is kept away from 0, where it has no derivative
       [](auto s, auto target) {
         const auto above = sqrt(max(s, target * target)) - target;

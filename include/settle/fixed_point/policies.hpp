@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <variant>
 
 // The choices that fixed_point::solve takes, as small values.
@@ -41,8 +42,10 @@ struct Steps {
   double rtol = 1e-3;
 };
 
-/// Stops a sample when |f(z) - z| <= atol + rtol |f(z)|, never judged on the damped step. A sample that is done is
-/// frozen, and left out of the batch when fewer than half remain (where the step does not mix samples).
+/// Stops a sample when |f(z) - z| <= atol + rtol |f(z)|, never judged on the damped step. For |f(z)| at least a
+/// millionth of the first step's |f(z)| + |f(z) - z| is taken, so that a fixed point at 0 is reached with an atol of 0
+/// too. A sample that is done is frozen, and left out of the batch when fewer than half remain (where the
+/// step does not mix samples).
 struct Residual {
   double rtol = 1e-4;
   double atol = 0;
@@ -57,7 +60,8 @@ using Stop = std::variant<Steps, Residual>;
 // --- how the adjoint system g = b + Jᵀ g is solved -------------------------------------------------------------------
 // Stop rules are relative to |b|, so the gradient is homogeneous in the loss. A product is one v -> Jᵀ v.
 
-/// g = sum of (Jᵀ)^k b until a term is at most rtol |b|. Converges where the spectral radius of J is below 1.
+/// g = sum of (Jᵀ)^k b until a term is at most rtol |b|. Converges where the spectral radius of J is below 1. Where it
+/// does not within `max_products`, the last of them checks the sum and gives its last term.
 struct Neumann {
   int max_products = 100;
   double rtol = 1e-5;
@@ -119,6 +123,12 @@ struct Dense {};
 struct Auto {
   Neumann first{.max_products = 100, .rtol = 1e-6};
   Gmres then{};
+  /// A sample whose state has not settled is solved no further than to `worth` times |f(z) - z| / |f(z)| of its state,
+  /// if that is above the tolerances. What the state lacks changes the loss (loss_error_estimate) and the gradient by
+  /// its residual, amplified by (I - J)⁻¹; what the adjoint lacks changes the gradient by its own, amplified alike. So
+  /// with 0.1 the gradient is as good as with any number of products, but for a tenth of the error that it has anyway.
+  /// 0: the adjoint is solved to its own tolerances.
+  double worth = 0;
 };
 
 /// What the released code does at a term that it rejects.
@@ -190,7 +200,11 @@ struct SpectralHinge {
   std::uint64_t seed = 0;
 };
 
-using Penalty = std::variant<NoPenalty, Lcp, Hutchinson, SpectralHinge>;
+/// The mean over samples of |f(z) - z|² / |f(z)|², with z held constant: what still moves, rotations included, to which
+/// column sums of J are blind. It costs no product with J, and says nothing about J where the state rests.
+struct Movement {};
+
+using Penalty = std::variant<NoPenalty, Lcp, Hutchinson, SpectralHinge, Movement>;
 
 // --- what happens when a solve fails ---------------------------------------------------------------------------------
 
@@ -201,6 +215,25 @@ enum class OnFail {
   unroll        ///< a sample's failed adjoint is replaced by the gradient of as many plain steps, as Checkpointed
 };
 
+/// Probes for what the adjoint's right-hand side hardly excites: after each adjoint solve `products` products with Jᵀ,
+/// and at most as many with J, on vectors that are random, the same for every sample and every step. The report's error
+/// estimates are then the residual times what the probes found that (I - J)⁻¹ may amplify by, in place of what the
+/// solver saw:
+///  - the inverse of the distance from 1 at which an eigenvalue of J can lie unseen. The probe's Arnoldi polynomial p
+///    has |p(lambda)| times the vector's share in lambda's direction at most its own norm; a share below 1 / (800
+///    sqrt(n)) of n numbers is left out, a chance of 1 in 1000. For normal J that is all, and it is infinite where the
+///    products did not suffice to tell an eigenvalue from 1: n of them always do, and about 11 / sqrt(2 (1 - rho))
+///    where eigenvalues are spread evenly up to rho;
+///  - the largest amplification of any vector in the probe's Krylov space, and in a second one of J that starts from
+///    that vector: right for non-normal J, from below.
+/// So an estimate with Certify is at least half of the true error for normal J, with that chance, and where the probes'
+/// spaces hold what is amplified most, as with a Jordan block of at most `products` numbers. It is no bound otherwise.
+/// Holds `products` + 1 states.
+struct Certify {
+  int products = 60;
+  std::uint64_t seed = 0;
+};
+
 /// Everything that fixed_point::solve may be told.
 struct Options {
   Forward forward = Plain{};
@@ -209,8 +242,11 @@ struct Options {
   AdjointState adjoint_state = AdjointState::full;
   Penalty penalty = NoPenalty{};
   OnFail on_fail = OnFail::throw_error;
-  double lipschitz = 0;       ///< a known bound on |J| below 1, which makes error estimates bounds; 0 if there is none
-  bool check_adjoint = true;  ///< spend one more product on the adjoint's true residual (Neumann: its last term)
+  std::optional<Certify> certify{};  ///< error estimates by probes, at the price of their products
+  /// A known bound on |J| below 1, 0 if there is none: it makes error estimates bounds, up to the rounding inside a
+  /// product.
+  double lipschitz = 0;
+  bool check_adjoint = true;  ///< spend one more product on the adjoint's true residual
 };
 
 }  // namespace settle::fixed_point

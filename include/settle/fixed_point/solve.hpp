@@ -1,4 +1,6 @@
 #pragma once
+#include <algorithm>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -7,6 +9,7 @@
 #include <vector>
 
 #include "settle/fixed_point/node.hpp"
+#include "settle/fixed_point/samples.hpp"
 
 namespace settle::fixed_point {
 
@@ -19,7 +22,8 @@ struct Solution {
 };
 
 /// A start that remembers: given to solve in place of z0 it holds the solution for the next solve to start from, and
-/// the backward pass keeps its own solution there too. For samples that are seen again and for sequences.
+/// the backward pass keeps its own solution there too. For samples that are seen again and for sequences. A sample
+/// whose solve failed leaves the start that it had.
 template <State Z>
 struct Warm {
   using V = detail::variable_of<Z>;
@@ -30,13 +34,14 @@ struct Warm {
 template <class Z>
 Warm(Z) -> Warm<Z>;
 
-/// An argument that belongs to no sample though its axis 0 may be as long as the batch.
+/// An argument that belongs to no sample though its axis 0 is as long as the batch.
 template <class X>
 struct Shared {
   X value;
 };
 
-/// Marks an argument as one that all samples share: see Shared. Parameters that a step declares are shared anyway.
+/// Marks an argument as one that all samples share: see Shared. Parameters of the step or of a module among its
+/// arguments are shared anyway, and so is what the step can take whole for another number of samples.
 template <class X>
 Shared<X> shared(X value) {
   return {std::move(value)};
@@ -97,125 +102,158 @@ template <class T, class D>
 struct FlatProblem {
   FlatStep<T, D> step;
   Vars<T, D> z0, arguments;
-  std::vector<bool> per_sample;  ///< which arguments have the batch for their axis 0
+  std::vector<bool> per_sample;  ///< which arguments may have the batch for their axis 0
   bool couples = false;
   int order = 1;
   std::shared_ptr<AdjointMemory<T, D>> memory;
 };
 
-/// The given samples of the arguments that have samples.
+/// Records the node of some samples only, as if the others had no gradient: `z` are the results of all, and
+/// `per_sample` says which arguments have samples.
 template <class T, class D>
-Vars<T, D> gather_arguments(const Vars<T, D>& arguments, const std::vector<bool>& per_sample, const Rows& rows) {
-  Vars<T, D> out = arguments;
-  for (std::size_t k = 0; k < out.size(); ++k)
-    if (per_sample[k]) out[k] = gather_rows(out[k].value(), rows);
-  return out;
-}
-
-/// Records the node of some samples only, as if the others had no gradient: `z` are the results of all.
-template <class T, class D>
-Vars<T, D> record_rows(const std::shared_ptr<Node<T, D>>& node, const FlatProblem<T, D>& problem, const Rows& rows,
-                       Values<T, D> z) {
+Vars<T, D> record_rows(const std::shared_ptr<Node<T, D>>& node, const FlatProblem<T, D>& problem,
+                       const std::vector<bool>& per_sample, const Rows& rows, Values<T, D> z) {
   struct Scatter final : Cotangents<T, D> {
-    Scatter(Cotangents<T, D>& o, const FlatProblem<T, D>& p, const Rows& r) : outer(o), problem(p), rows(r) {}
+    Scatter(Cotangents<T, D>& o, const Vars<T, D>& a, const std::vector<bool>& p, const Rows& r)
+        : outer(o), arguments(a), per_sample(p), rows(r) {}
     bool needs(std::size_t input) const override { return outer.needs(input); }
     void add(std::size_t input, const Var<T, D>& cotangent) override {
-      if (!problem.per_sample[input]) return outer.add(input, cotangent);
-      Tensor<T, D> full(problem.arguments[input].shape(), T{0});
+      if (!per_sample[input]) return outer.add(input, cotangent);
+      Tensor<T, D> full(arguments[input].shape(), T{0});
       scatter_rows(cotangent.value(), rows, full);
       outer.add(input, full);
     }
     Tensor<T, D>* in_place(std::size_t) override { return nullptr; }
     Cotangents<T, D>& outer;
-    const FlatProblem<T, D>& problem;
+    const Vars<T, D>& arguments;
+    const std::vector<bool>& per_sample;
     const Rows& rows;
   };
   if (node->penalty().defined()) z.push_back(node->penalty().value());
   Tape<T, D>* tape = recording_tape<T, D>("fixed_point", problem.arguments);
-  return record_outputs<T, D>(
-      "fixed_point", z, problem.arguments,
-      [node, tape, problem, rows](std::span<const Var<T, D>> cotangents, Cotangents<T, D>& gradients) {
-        require(!tape->recording(), "fixed_point", "a gradient that left out samples cannot be differentiated again");
-        Vars<T, D> gathered(cotangents.begin(), cotangents.end());
-        for (std::size_t p = 0; p < problem.z0.size(); ++p)
-          if (gathered[p].defined()) gathered[p] = gather_rows(gathered[p].value(), rows);
-        Scatter scatter(gradients, problem, rows);
-        node->pull(gathered, scatter);
-      });
+  return record_outputs<T, D>("fixed_point", z, problem.arguments,
+                              [node, tape, arguments = problem.arguments, per_sample, rows, parts = problem.z0.size()](
+                                  std::span<const Var<T, D>> cotangents, Cotangents<T, D>& gradients) {
+                                require(!tape->recording(), "fixed_point",
+                                        "a gradient that left out samples cannot be differentiated again");
+                                Vars<T, D> gathered(cotangents.begin(), cotangents.end());
+                                for (std::size_t p = 0; p < parts; ++p)
+                                  if (gathered[p].defined()) gathered[p] = gather_rows(gathered[p].value(), rows);
+                                Scatter scatter(gradients, arguments, per_sample, rows);
+                                node->pull(gathered, scatter);
+                              });
 }
 
 template <class T, class D>
 FlatSolution<T, D> solve_flat(const FlatProblem<T, D>& problem, const Options& options) {
-  check(options.forward, options.stop);
-  check(options.adjoint);
+  check(options);
   const Vars<T, D>& z0 = problem.z0;
   const Vars<T, D>& arguments = problem.arguments;
   require(!z0.empty(), "fixed_point", "the state has no parts");
-  for (const auto& part : z0)
-    require(problem.couples || (part.shape().rank() >= 1 && part.shape()[0] == z0.front().shape()[0]), "fixed_point",
-            "the state's parts must agree in axis 0, the batch, got ", z0.front().shape(), " and ", part.shape());
+  // A state of scalars has no batch: it is one system, as a step that mixes samples has.
+  const bool one_system = problem.couples || std::all_of(z0.begin(), z0.end(), [](const Var<T, D>& part) {
+                            return part.shape().rank() == 0;
+                          });
+  const Shape& first = z0.front().shape();
+  for (const auto& part : z0) {
+    require(one_system || (part.shape().rank() > 0) == (first.rank() > 0), "fixed_point",
+            "the state's parts must agree in axis 0, the batch, got ", first, " and ", part.shape(),
+            ": a scalar has none, unless all parts are scalars or the step declares couples_samples");
+    require(one_system || first.rank() == 0 || part.shape()[0] == first[0], "fixed_point",
+            "the state's parts must agree in axis 0, the batch, got ", first, " and ", part.shape());
+  }
   const bool unrolls = std::holds_alternative<Checkpointed>(options.adjoint) || options.on_fail == OnFail::unroll;
   require(!std::holds_alternative<Checkpointed>(options.adjoint) ||
               (std::holds_alternative<Plain>(options.forward) && std::holds_alternative<Steps>(options.stop)),
           "fixed_point",
           "Checkpointed differentiates a fixed number of plain steps: give forward Plain and stop Steps");
-  const Index systems = problem.couples ? 1 : z0.front().shape()[0];
+  const Index systems = one_system ? 1 : z0.front().shape()[0];
+  const OverRanks over_ranks(problem.couples ? distributed::Together::now().group : distributed::Group());
 
+  const auto started = std::chrono::steady_clock::now();
   auto report = std::make_shared<Report>();
   report->couples_samples = problem.couples;
+  report->higher.resize(static_cast<std::size_t>(problem.order - 1));
   Tape<T, D>* tape = recording_tape<T, D>("fixed_point", arguments);
   const bool linearise = tape || !std::holds_alternative<NoPenalty>(options.penalty);
 
   Vars<T, D> fixed;
   for (const auto& a : arguments) fixed.push_back(stop_gradient(a));
   const Values<T, D> start = values_of<T, D>(z0);
-  const auto make_node = [&](const Values<T, D>& at, const Vars<T, D>& with, const Values<T, D>& from, Index count) {
-    const auto* fixed_steps = std::get_if<Steps>(&options.stop);
-    NodeSource<T, D> source{problem.step, options, count, {}, 0, report, problem.memory};
-    source.steps = fixed_steps ? fixed_steps->count : report->forward.steps;
+  const auto make_node = [&](const Values<T, D>& at, const Vars<T, D>& with, const Values<T, D>& from,
+                             const Rows& rows) {
+    NodeSource<T, D> source{problem.step, options, std::ssize(rows), {}, 0, report, {problem.memory}};
     if (unrolls) source.start = from;
-    return std::make_shared<Node<T, D>>(std::move(source), at, with);
+    if (std::ssize(rows) < systems) {
+      source.memory.rows = rows;
+      source.memory.batch = systems;
+      source.left_out = static_cast<int>(systems - std::ssize(rows));
+    }
+    const std::size_t before = MemoryOf<D>::instance().use().current;
+    auto made = std::make_shared<Node<T, D>>(std::move(source), at, with);
+    report->bytes = MemoryOf<D>::instance().use().current - before + bytes_of(at);
+    return made;
   };
   const Vars<T, D>& differentiable = tape ? arguments : fixed;
 
+  // Which arguments have samples is found out when the step is to be applied to some of them.
+  std::optional<std::optional<std::vector<bool>>> found;
+  const auto per_sample = [&]() -> const std::optional<std::vector<bool>>& {
+    if (!found) found = arguments_of_samples(problem.step, fixed, problem.per_sample, start);
+    return *found;
+  };
   Iterated<T, D> iterated{on_values<T, D>(problem.step(fixed)), {}, systems};
-  if (!problem.couples)
+  if (!one_system) {
     iterated.restrict_to = [&](const Rows& rows) {
-      return on_values<T, D>(problem.step(gather_arguments(fixed, problem.per_sample, rows)));
+      return on_values<T, D>(problem.step(gather_arguments(fixed, *per_sample(), rows)));
     };
+    iterated.can_restrict = [&] { return per_sample().has_value(); };
+  }
   Progress progress(report->forward, systems, static_cast<double>(std::numeric_limits<T>::epsilon()));
   Values<T, D> z = start;
+  const Rows everyone = all_rows(systems);
   // A start that is already a fixed point costs one application: the first one is recorded in case it is the last.
   std::shared_ptr<Node<T, D>> node;
   std::optional<Values<T, D>> known;
   if (linearise && std::holds_alternative<Residual>(options.stop)) {
-    node = make_node(z, differentiable, start, systems);
+    node = make_node(z, differentiable, start, everyone);
     known = node->z_next();
   }
   known = iterate(iterated, options.forward, options.stop, z, std::move(known), progress, [&] { node.reset(); });
   if (const auto* steps = std::get_if<Steps>(&options.stop)) {
     if (linearise && options.on_fail != OnFail::drop_sample) {
-      node = make_node(z, differentiable, start, systems);
+      node = make_node(z, differentiable, start, everyone);
       known = node->z_next();
     } else {
       known = iterated.f(z);
     }
-    const Rows rows = all_rows(systems);
-    progress.observe(rows, moved(*known, z, systems));
+    progress.observe(everyone, moved(*known, z, systems));
     progress.judge(*steps);
   }
+  // Of samples that were solved at different times it shows here whether they depend on one another.
+  const bool dropping = options.on_fail == OnFail::drop_sample && !progress.all_solved();
+  if (linearise && !node && !dropping) node = make_node(z, differentiable, start, everyone);
+  if (node) known = node->z_next();
+  if (systems > 1 && std::holds_alternative<Residual>(options.stop))
+    progress.judge_again(moved(*known, z, systems),
+                         [&] { return largest_magnitudes(values_of<T, D>(fixed), 1).front(); });
   progress.finish();
   const ForwardReport& forward = report->forward;
-  if (failed(forward.verdict) && options.on_fail == OnFail::throw_error)
+  if (failed(forward.verdict) && options.on_fail == OnFail::throw_error) {
+    require(forward.verdict != Verdict::coupled, "fixed_point", coupled_samples);
     fail("fixed_point", "the iteration failed for ", count_failures(forward.samples),
          "; |f(z) - z| = ", forward.residuals.back(), " after ", forward.steps, " steps, ", forward.residuals.front(),
          " at the first");
+  }
 
   FlatSolution<T, D> out{{}, Var<T, D>(Tensor<T, D>(Shape{}, T{0})), report};
-  Rows kept = all_rows(systems);
+  Rows kept = everyone;
+  Numbers settled(static_cast<std::size_t>(systems));
+  for (std::size_t s = 0; s < settled.size(); ++s) settled[s] = progress.settled(s) ? 1 : 0;
+  if (problem.memory) problem.memory->settled = settled;
   if (failed(forward.verdict) && options.on_fail == OnFail::drop_sample) {
     kept.clear();
-    Numbers keep(static_cast<std::size_t>(systems)), take(keep.size());
+    Numbers keep(settled.size()), take(keep.size());
     for (std::size_t s = 0; s < keep.size(); ++s) {
       if (!failed(forward.samples[s])) kept.push_back(static_cast<Index>(s));
       take[s] = forward.samples[s] == Verdict::nonfinite ? 1 : 0;
@@ -224,22 +262,22 @@ FlatSolution<T, D> solve_flat(const FlatProblem<T, D>& problem, const Options& o
     report->dropped = static_cast<int>(systems - std::ssize(kept));
     mix(*known, keep, start, take);
     node.reset();
-  }
-  const bool all = std::ssize(kept) == systems;
-  if (linearise && !kept.empty() && !node) {
-    node = all ? make_node(z, differentiable, start, systems) : nullptr;
-    if (!all) {
-      Vars<T, D> with = gather_arguments(fixed, problem.per_sample, kept);
+    if (linearise && !kept.empty()) {
+      require(per_sample().has_value(), "fixed_point",
+              "a sample that failed can be left out only of a step that takes some samples of its batch alone, which "
+              "this one does not: what has a row for each sample must be an argument, and of more than eight arguments "
+              "as long as the batch those that all samples share must be marked by shared(...)");
+      Vars<T, D> with = gather_arguments(fixed, *per_sample(), kept);
       Tape<T, D> marks;  // a node takes arguments on some tape for differentiable
       for (std::size_t k = 0; k < with.size(); ++k)
         if (tape && arguments[k].tape()) with[k] = marks.leaf(with[k].value());
-      node = make_node(gather_rows(z, kept), with, gather_rows(start, kept), std::ssize(kept));
+      node = make_node(gather_rows(z, kept), with, gather_rows(start, kept), kept);
       const double largest = largest_magnitudes(values_of<T, D>(with), 1).front();
       require_alike(gather_rows(*known, kept), node->z_next(), std::ssize(kept), std::isfinite(largest) ? largest : 0);
-    } else {
-      known = node->z_next();
     }
   }
+  if (node) node->reached_in(forward.steps);
+  report->forward.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
   if (node && node->penalty().defined()) {
     out.penalty = stop_gradient(node->penalty());
     report->penalty = static_cast<double>(out.penalty.item());
@@ -248,7 +286,8 @@ FlatSolution<T, D> solve_flat(const FlatProblem<T, D>& problem, const Options& o
     out.z = constants<T, D>(*known);
     return out;
   }
-  out.z = all ? record_node(node, arguments, problem.order) : record_rows(node, problem, kept, *known);
+  out.z = std::ssize(kept) == systems ? record_node(node, arguments, problem.order)
+                                      : record_rows(node, problem, *per_sample(), kept, *known);
   if (node->penalty().defined()) {
     out.penalty = out.z.back();
     out.z.pop_back();
@@ -280,8 +319,8 @@ Solution<Z> solve_prepared(
   [[maybe_unused]] const auto append = [&]<class X>(const X& argument) {
     for (const V& v : variables<V>(unwrapped(argument))) {
       problem.arguments.push_back(v);
-      problem.per_sample.push_back(!is_shared<X>::value && v.shape().rank() >= 1 && batch.rank() >= 1 &&
-                                   v.shape()[0] == batch[0]);
+      problem.per_sample.push_back(!is_shared<X>::value && !Module<X, V> && v.shape().rank() >= 1 &&
+                                   batch.rank() >= 1 && v.shape()[0] == batch[0]);
     }
   };
   (append(arguments), ...);
@@ -309,6 +348,21 @@ Solution<Z> solve_unprepared(const F& step, const Options& options, const Z& z0,
   }
 }
 
+/// Replaces a start by the samples of a solution that are settled.
+template <class Z>
+void keep_settled(const Z& solution, const Numbers& settled, Z& start) {
+  using V = variable_of<Z>;
+  auto kept = values_of(variables<V>(start));
+  const auto now = values_of(variables<V>(solution));
+  if (is_full(settled))
+    kept = now;
+  else
+    mix(kept, others(settled), now, settled);
+  const auto parts = constants(kept);
+  auto part = parts.begin();
+  replace_variables<V>(start, part);
+}
+
 }  // namespace detail
 
 /// Solves z = f(z, arguments...) from z0 and returns z as one operation on the arguments' tape, whose gradient is that
@@ -327,12 +381,12 @@ template <int order = 1, class F, State Z, class... A>
   return detail::solve_unprepared<order>(step, options, z0, none, arguments...);
 }
 
-/// The same from where the last solve with this start ended, forward and backward.
+/// The same from where the last solve with this start ended, forward and backward: a sample's state and adjoint are
+/// kept only where they converged, or, with a fixed number of steps, where the residual did not grow.
 template <int order = 1, class F, State Z, class... A>
 [[nodiscard]] Solution<Z> solve(const F& step, const Options& options, Warm<Z>& start, const A&... arguments) {
   Solution<Z> solution = detail::solve_unprepared<order>(step, options, start.z, start.adjoint, arguments...);
-  start.z = solution.z;
-  detail::each_variable<detail::variable_of<Z>>(start.z, [](auto& v) { v = stop_gradient(v); });
+  detail::keep_settled(solution.z, start.adjoint->settled, start.z);
   return solution;
 }
 

@@ -1,7 +1,9 @@
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "settle/distributed/together.hpp"
 #include "settle/fixed_point/solve.hpp"
 
 namespace settle::fixed_point {
@@ -11,14 +13,17 @@ struct StabilityPoint {
   int step = 0;
   double residual = 0;         ///< |f(z) - z| / |f(z)|
   double distance = 0;         ///< |z - reference state| / |reference state|
-  double spectral_radius = 0;  ///< of the step's Jacobian at z, by power iteration carried on from step to step
+  double spectral_radius = 0;  ///< of the step's Jacobian at z: see StabilitySettings::products
   double metric = 0;
 };
 
 struct StabilitySettings {
   int steps = 60;      ///< how far the iteration is followed
   int reference = 20;  ///< the step whose state distances are measured from: that of training
-  int products = 4;    ///< products with Jᵀ at each step; 0: no spectral radius
+  /// Products with Jᵀ at each step, 0 for no spectral radius: a power iteration that is carried on from step to step,
+  /// so that it is exact only after a few steps near a point. The first product of several turns the direction, in
+  /// which a thousandth is random, to this step's Jacobian; the growth is that of the others.
+  int products = 4;
 };
 
 namespace detail {
@@ -43,12 +48,28 @@ std::vector<StabilityPoint> profile_prepared(const F& step, const StabilitySetti
   const VariableMap<T, D> map = flat(fixed);
   const ValueMap<T, D> f = on_values<T, D>(map);
 
-  Values<T, D> z = values_of<T, D>(variables<V>(z0)), reference = z, direction;
+  require(settings.steps >= 0 && settings.reference >= 0 && settings.products >= 0, "stability_profile",
+          "expected steps, reference and products of at least 0, got ", settings.steps, ", ", settings.reference,
+          " and ", settings.products);
+  const OverRanks whole_batch(distributed::Together::now().group);
+  Values<T, D> z = values_of<T, D>(variables<V>(z0)), reference = z, direction = zeros_like(z);
   for (int k = 0; k < settings.reference; ++k) reference = f(reference);
   const double reference_size = norms(reference, 1).front();
   Random random(0);
-  for (const auto& part : z) direction.push_back(normal<T>(part.shape(), 0, 1, random));
-  normalise(direction, 1);
+  const auto growth_in = [&](Pullback<T, D>& product) {
+    // What an earlier step's Jacobian sent to nothing is put back.
+    Values<T, D> drawn = normal_by_place(z, random);
+    normalise(drawn, 1);
+    add_scaled(direction, drawn, {1e-3});
+    normalise(direction, 1);
+    double logarithm = 0;
+    for (int i = 0; i < settings.products; ++i) {
+      direction = values_of<T, D>(product(constants<T, D>(direction)));
+      if (i > 0 || settings.products == 1) logarithm += std::log(norms(direction, 1).front());
+      normalise(direction, 1);
+    }
+    return std::exp(logarithm / std::max(1, settings.products - 1));
+  };
 
   std::vector<StabilityPoint> out;
   for (int k = 1; k <= settings.steps; ++k) {
@@ -64,13 +85,7 @@ std::vector<StabilityPoint> profile_prepared(const F& step, const StabilitySetti
     point.residual = relative(by_step.distances.front(), by_step.sizes.front());
     point.distance = relative(moved(z, reference, 1).distances.front(), reference_size);
     Pullback<T, D> product(next, state);
-    double logarithm = 0;
-    for (int i = 0; i < settings.products; ++i) {
-      direction = values_of<T, D>(product(constants<T, D>(direction)));
-      logarithm += std::log(norms(direction, 1).front());
-      normalise(direction, 1);
-    }
-    if (settings.products > 0) point.spectral_radius = std::exp(logarithm / settings.products);
+    if (settings.products > 0) point.spectral_radius = growth_in(product);
     Z now{};
     const Vars<T, D> parts = constants<T, D>(z);
     auto part = parts.begin();

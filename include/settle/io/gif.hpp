@@ -1,4 +1,5 @@
 #pragma once
+#include "settle/core/macros_off.hpp"
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -13,9 +14,6 @@
 #include "settle/io/atomic_file.hpp"
 
 namespace settle {
-
-/// Red, green, blue.
-using Colour = std::array<std::uint8_t, 3>;
 
 struct GifOptions {
   std::vector<Index> delays = {10};  ///< hundredths of a second that each frame stays: one for all, or one per frame
@@ -205,3 +203,4 @@ inline void write_gif(const std::filesystem::path& path, const std::vector<Image
 }
 
 }  // namespace settle
+#include "settle/core/macros_on.hpp"

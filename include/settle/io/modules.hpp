@@ -1,7 +1,14 @@
 #pragma once
+#include "settle/core/macros_off.hpp"
+#include <algorithm>
+#include <cstddef>
+#include <map>
 #include <set>
+#include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "settle/autodiff/module.hpp"
 #include "settle/io/safetensors.hpp"
@@ -31,23 +38,99 @@ NamedTensors<T, Device> load_tensors(const SafetensorsFile& file, const std::str
   return out;
 }
 
+/// What became of each name when a file was loaded into a module. All are written as in the file, prefix and all.
+struct LoadReport {
+  std::vector<std::string> loaded;
+  std::vector<std::string> missing;     ///< the module has it, the file has not
+  std::vector<std::string> unexpected;  ///< the file has it under that prefix, the module has not
+  std::vector<std::string> mismatched;  ///< of another shape in the file, or of a type that is not computed with
+  std::string complaints;  ///< what is wrong, in one text of bounded length; empty where the whole module was loaded
+
+  bool complete() const { return complaints.empty(); }
+};
+
 namespace detail {
 
-/// each(module, visit) visits what is to be loaded.
+/// Loads what fits. Only PyTorch's num_batches_tracked, which no model here has a use for, may be left over in silence.
+class ModuleLoader {
+ public:
+  ModuleLoader(const SafetensorsFile& file, const std::string& prefix) : file_(file), prefix_(prefix) {}
+
+  template <class T, class D>
+  void load(const std::string& name, Var<T, D>& value) {
+    const std::string key = prefix_ + name;
+    known_.insert(key);
+    if (!file_.has(key)) {
+      report_.missing.push_back(key);
+      absent_.push_back(name);
+      complain(report_.missing.size() == 1 ? file_.absent(key) : "nor '" + shortened(key) + "'");
+    } else if (const Shape expected = value.shape(); !std::ranges::equal(file_.extents(key), expected)) {
+      report_.mismatched.push_back(key);
+      std::ostringstream text;
+      text << '\'' << shortened(key) << "': expected shape " << expected << ", got " << in_words(file_.extents(key));
+      complain(text.str());
+    } else if (!file_.converts(key)) {
+      report_.mismatched.push_back(key);
+      complain(file_.description(key) + ": this type is not one to compute with");
+    } else {
+      report_.loaded.push_back(key);
+      value = to<D>(file_.get_as<T>(key));
+    }
+  }
+
+  LoadReport finish() {
+    for (const std::string& key : file_.names) {
+      if (!key.starts_with(prefix_) || known_.contains(key) || is_count(key)) continue;
+      report_.unexpected.push_back(key);
+      complain("'" + shortened(key) + "' is not a parameter of this model");
+    }
+    report_.complaints = listed(complaints_, "; ") + hint();
+    return std::move(report_);
+  }
+
+ private:
+  void complain(std::string text) { complaints_.push_back(std::move(text)); }
+
+  static bool is_count(std::string_view key) {
+    const std::string_view count = "num_batches_tracked";
+    return key == count || (key.ends_with(count) && key[key.size() - count.size() - 1] == '.');
+  }
+
+  /// The prefix under which most of what is missing would be found, as "module." of PyTorch's DataParallel.
+  std::string hint() const {
+    std::map<std::string, std::size_t> prefixes;
+    for (const std::string& name : absent_)
+      for (const std::string& key : file_.names)
+        if (key.ends_with(name)) {
+          const std::string prefix = key.substr(0, key.size() - name.size());
+          if (prefix.empty() || prefix.ends_with('.')) ++prefixes[prefix];
+        }
+    const auto best = std::max_element(prefixes.begin(), prefixes.end(),
+                                       [](const auto& a, const auto& b) { return a.second < b.second; });
+    if (best == prefixes.end() || 2 * best->second < absent_.size()) return {};
+    return "; with the prefix '" + shortened(best->first) + "' in place of '" + shortened(prefix_) + "', " +
+           std::to_string(best->second) + " of the " + std::to_string(absent_.size()) + " missing would be found";
+  }
+
+  const SafetensorsFile& file_;
+  std::string prefix_;
+  std::set<std::string> known_;
+  std::vector<std::string> absent_, complaints_;
+  LoadReport report_;
+};
+
 template <class M, class Each>
-void load_values(const SafetensorsFile& file, const std::string& prefix, M& module, const Each& each) {
+LoadReport load_values(const SafetensorsFile& file, const std::string& prefix, M& module, const Each& each) {
+  ModuleLoader loader(file, prefix);
+  each(module, [&](const std::string& name, auto& value) { loader.load(name, value); });
+  return loader.finish();
+}
+
+template <class M, class Each>
+void load_all(const SafetensorsFile& file, const std::string& prefix, M& module, const Each& each) {
   M result = module;
-  std::set<std::string> loaded;
-  each(result, [&]<class T, class D>(const std::string& name, Var<T, D>& value) {
-    const std::string key = prefix + name;
-    require(file.shape(key) == value.shape(), "safetensors", file.path(), ": '", key, "': expected shape ",
-            value.shape(), ", got ", file.shape(key));
-    value = to<D>(file.get_as<T>(key));
-    loaded.insert(key);
-  });
-  for (const std::string& key : file.names)
-    require(!key.starts_with(prefix) || loaded.contains(key), "safetensors", file.path(), ": '", key,
-            "' is not a parameter of this model");
+  const LoadReport report = load_values(file, prefix, result, each);
+  require(report.complete(), "safetensors", file.path(), ": ", report.complaints);
   module = std::move(result);
 }
 
@@ -55,16 +138,24 @@ void load_values(const SafetensorsFile& file, const std::string& prefix, M& modu
 
 /// Gives a module, on whichever device, the parameters that a file holds as prefix + name, converted to its scalar
 /// type. Throws Error, and changes nothing, where one is missing or has another shape, or where the prefix names
-/// others.
+/// others; PyTorch's num_batches_tracked is passed over. The message lists all of them, what the file has in their
+/// place, and the prefix with which they would be found.
 template <class M>
 void load_parameters(const SafetensorsFile& file, const std::string& prefix, M& module) {
-  detail::load_values(file, prefix, module, [](M& m, const auto& visit) { m.parameters(visit); });
+  detail::load_all(file, prefix, module, [](M& m, const auto& visit) { m.parameters(visit); });
 }
 
 /// The same for the parameters and the buffers: what add_module wrote.
 template <class M>
 void load_module(const SafetensorsFile& file, const std::string& prefix, M& module) {
-  detail::load_values(file, prefix, module, [](M& m, const auto& visit) { visit_state(m, visit); });
+  detail::load_all(file, prefix, module, [](M& m, const auto& visit) { visit_state(m, visit); });
+}
+
+/// Gives a module those parameters and buffers of a file that fit, leaves the others as they are, and says which.
+template <class M>
+LoadReport load_what_fits(const SafetensorsFile& file, const std::string& prefix, M& module) {
+  return detail::load_values(file, prefix, module, [](M& m, const auto& visit) { visit_state(m, visit); });
 }
 
 }  // namespace settle
+#include "settle/core/macros_on.hpp"

@@ -1,22 +1,19 @@
 #pragma once
+#include "settle/core/macros_off.hpp"
 #include <png.h>
 
-#include <algorithm>
-#include <cerrno>
 #include <csetjmp>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "settle/data/image.hpp"
 #include "settle/io/atomic_file.hpp"
+#include "settle/io/file_bytes.hpp"
 
 namespace settle {
 
@@ -76,15 +73,20 @@ struct PngSession {
   static void on_flush(png_structp) {}
 };
 
-/// Reads up to the pixels and asks for 8 bits, no palette, no alpha: then rows are grey or RGB.
-inline bool read_png_header(PngSession& session) {
+/// Reads up to the pixels. Asks for 8 bits, no palette, no alpha: then rows are grey or RGB; or, `as_they_stand`, for
+/// values that are not stretched.
+inline bool read_png_header(PngSession& session, bool as_they_stand = false) {
   if (setjmp(png_jmpbuf(session.png))) return false;
   png_set_read_fn(session.png, &session, PngSession::on_read);
   png_set_crc_action(session.png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
   png_read_info(session.png, session.info);
-  png_set_expand(session.png);
-  png_set_scale_16(session.png);
-  png_set_strip_alpha(session.png);
+  if (as_they_stand) {
+    png_set_packing(session.png);
+  } else {
+    png_set_expand(session.png);
+    png_set_scale_16(session.png);
+    png_set_strip_alpha(session.png);
+  }
   png_set_interlace_handling(session.png);
   png_read_update_info(session.png, session.info);
   return true;
@@ -98,10 +100,10 @@ inline bool read_png_rows(PngSession& session, png_bytepp rows) {
 }
 
 inline bool write_png_rows(PngSession& session, png_bytepp rows, png_uint_32 height, png_uint_32 width,
-                           int colour_type) {
+                           int colour_type, int bits = 8) {
   if (setjmp(png_jmpbuf(session.png))) return false;
   png_set_write_fn(session.png, &session, PngSession::on_write, PngSession::on_flush);
-  png_set_IHDR(session.png, session.info, width, height, 8, colour_type, PNG_INTERLACE_NONE,
+  png_set_IHDR(session.png, session.info, width, height, bits, colour_type, PNG_INTERLACE_NONE,
                PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
   png_write_info(session.png, session.info);
   png_write_image(session.png, rows);
@@ -117,39 +119,14 @@ inline std::vector<png_bytep> row_pointers(std::uint8_t* pixels, Index height, I
 
 }  // namespace detail
 
-/// The picture as grey (channels = 1: 0.299 R + 0.587 G + 0.114 B, rounded as Pillow's convert("L") does) or as RGB
-/// (channels = 3: grey repeated).
-inline Image8 with_channels(const Image8& image, Index channels) {
-  require_image(image, "with_channels");
-  require(channels == 1 || channels == 3, "with_channels", "expected 1 or 3 channels to be asked for, got ", channels);
-  if (image.channels == channels) return image;
-  Image8 out = blank_image(image.height, image.width, channels);
-  for (std::size_t i = 0; i < static_cast<std::size_t>(image.height * image.width); ++i) {
-    if (channels == 3) {
-      std::fill_n(out.pixels.begin() + static_cast<std::ptrdiff_t>(3 * i), 3, image.pixels[i]);
-    } else {
-      const auto* rgb = image.pixels.data() + 3 * i;
-      out.pixels[i] = static_cast<std::uint8_t>((19595 * rgb[0] + 38470 * rgb[1] + 7471 * rgb[2] + 32768) >> 16);
-    }
-  }
-  return out;
-}
-
-/// The picture in a PNG file, as grey (channels = 1) or RGB (channels = 3). Palettes are looked up, 16-bit values are
-/// rounded to 8 bits, alpha is dropped. Throws Error naming the file when it is missing, no PNG, cut short, damaged
-/// (every chunk's check sum is verified) or larger than 2^28 values.
+/// The picture in a PNG file, as grey (channels = 1), RGB (3) or as the file has it (0). Palettes are looked up, 16-bit
+/// values are rounded to 8 bits, alpha is dropped. Throws Error naming the file when it is missing, no PNG, cut short,
+/// damaged (every chunk's check sum is verified) or larger than 2^28 values.
 inline Image8 read_png(const std::filesystem::path& path, Index channels = 1) {
   const std::string name = path.string();
   detail::PngSession session(false);
   require(session.info != nullptr, "read_png", name, ": libpng could not start");
-  {
-    std::error_code error;
-    require(!std::filesystem::is_directory(path, error), "read_png", name, ": expected a file, found a folder");
-    std::ifstream file(path, std::ios::binary);
-    require(file.is_open(), "read_png", name, ": cannot be opened: ", std::strerror(errno));
-    session.bytes.assign(std::istreambuf_iterator<char>(file), {});
-    require(!file.bad(), "read_png", name, ": cannot be read");
-  }
+  session.bytes = detail::file_bytes(path, "read_png");
   require(session.bytes.size() >= 8 && png_sig_cmp(session.bytes.data(), 0, 8) == 0, "read_png", name,
           ": expected a PNG file, found ", session.bytes.size(), " bytes that do not start with PNG's signature");
   const auto damaged = [&] {
@@ -157,18 +134,58 @@ inline Image8 read_png(const std::filesystem::path& path, Index channels = 1) {
          session.message);
   };
   if (!detail::read_png_header(session)) damaged();
-  Image8 image;
-  image.height = png_get_image_height(session.png, session.info);
-  image.width = png_get_image_width(session.png, session.info);
-  image.channels = png_get_channels(session.png, session.info);
-  require(image.height * image.width <= (Index{1} << 28) / image.channels, "read_png", name,
-          ": expected at most 2^28 values,"
-          " found ",
-          image.height, " x ", image.width, " pixels of ", image.channels, " channels");
-  image = blank_image(image.height, image.width, image.channels);
+  Image8 image = detail::image_of_file("read_png", name, session.bytes.size(),
+                                       png_get_image_height(session.png, session.info),
+                                       png_get_image_width(session.png, session.info),
+                                       png_get_channels(session.png, session.info));
   auto rows = detail::row_pointers(image.pixels.data(), image.height, image.width * image.channels);
   if (!detail::read_png_rows(session, rows.data())) damaged();
   return with_channels(image, channels);
+}
+
+/// The values of a grey PNG file of 1 to 16 bits as they stand, 0 ... 65535. Throws Error as read_png does, and for a
+/// file that is not grey.
+inline Image16 read_png_values(const std::filesystem::path& path) {
+  const std::string name = path.string();
+  detail::PngSession session(false);
+  require(session.info != nullptr, "read_png", name, ": libpng could not start");
+  session.bytes = detail::file_bytes(path, "read_png");
+  const auto damaged = [&] {
+    fail("read_png", name, ": damaged PNG at byte ", session.position, " of ", session.bytes.size(), ": ",
+         session.message);
+  };
+  if (!detail::read_png_header(session, true)) damaged();
+  require(png_get_color_type(session.png, session.info) == PNG_COLOR_TYPE_GRAY, "read_png", name,
+          ": expected a grey PNG file");
+  const Index value_bytes = png_get_bit_depth(session.png, session.info) == 16 ? 2 : 1;
+  Image8 bytes = detail::image_of_file("read_png", name, session.bytes.size(),
+                                       png_get_image_height(session.png, session.info),
+                                       png_get_image_width(session.png, session.info), value_bytes);
+  auto rows = detail::row_pointers(bytes.pixels.data(), bytes.height, bytes.width * value_bytes);
+  if (!detail::read_png_rows(session, rows.data())) damaged();
+  Image16 out{bytes.height, bytes.width, {bytes.pixels.begin(), bytes.pixels.begin() + bytes.height * bytes.width}};
+  for (std::size_t k = 0; k < out.values.size() && value_bytes == 2; ++k)  // PNG's larger byte comes first
+    out.values[k] = static_cast<std::uint16_t>(bytes.pixels[2 * k] << 8 | bytes.pixels[2 * k + 1]);
+  return out;
+}
+
+/// Writes a grey picture of 16 bits; the file appears complete or not at all. Throws Error as the other does.
+inline void write_png(const std::filesystem::path& path, const Image16& image) {
+  require(image.height > 0 && image.width > 0 &&
+              static_cast<Index>(image.values.size()) == Shape{image.height, image.width}.size(),
+          "write_png", "expected ", image.height, " x ", image.width, " values, got ", image.values.size());
+  std::vector<std::uint8_t> bytes;
+  for (const std::uint16_t value : image.values)
+    for (const int part : {value >> 8, value & 0xff}) bytes.push_back(static_cast<std::uint8_t>(part));
+  detail::PngSession session(true);
+  require(session.info != nullptr, "write_png", path.string(), ": libpng could not start");
+  auto rows = detail::row_pointers(bytes.data(), image.height, 2 * image.width);
+  if (!detail::write_png_rows(session, rows.data(), static_cast<png_uint_32>(image.height),
+                              static_cast<png_uint_32>(image.width), PNG_COLOR_TYPE_GRAY, 16))
+    fail("write_png", path.string(), ": ", session.message);
+  AtomicFile file(path);
+  file.write(session.bytes.data(), session.bytes.size());
+  file.commit();
 }
 
 /// Writes a grey or RGB picture; the file appears complete or not at all. Throws Error for an inconsistent picture and
@@ -188,3 +205,4 @@ inline void write_png(const std::filesystem::path& path, Image8 image) {
 }
 
 }  // namespace settle
+#include "settle/core/macros_on.hpp"

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "settle/core/hash.hpp"
 #include "settle/core/round_up.hpp"
 #include "settle/expr/program.hpp"
 #include "settle/kernels/fold.hpp"
@@ -129,7 +130,7 @@ template <class T>
 Kernel map_kernel(const MapForm& form) {
   const std::string body = detail::map_body(form);
   char name[24] = "map_";
-  std::to_chars(name + 4, name + sizeof(name), hash(body), 16);
+  std::to_chars(name + 4, name + sizeof(name), settle::detail::hash(body), 16);
   return for_scalar<T>(name, body, {.registers = 168, .shared = 2048});
 }
 

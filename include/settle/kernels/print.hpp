@@ -59,10 +59,14 @@ inline std::string print(const expr::Instruction& i, const std::string& a, const
       return "pow(" + a + ", real(" + print(i.literal) + "))";
     case abs:
       return call("abs");
+    case round:
+      return call("rint");
     case tanh:
       return call("tanh");
     case erf:
       return call("erf");
+    case normal_cdf:
+      return "real(0.5) * real(erfc(" + a + " * real(-0.70710678118654752440)))";
     case sin:
       return call("sin");
     case cos:
@@ -80,9 +84,15 @@ inline std::string print(const expr::Instruction& i, const std::string& a, const
     case select:
       return a + " != real(0) ? " + b + " : " + c;
     case input:
+    case arctangent:
+    case power_of:
     case sigmoid:
     case softplus:
-      break;  // inputs are the caller's to print; lowering removes the other two
+    case sigmoid_slope:
+    case tanh_slope:
+    case scale:
+    case scale_both:
+      break;  // inputs are the caller's to print; lowering removes the others
   }
   fail("kernel", "a program must be lowered before it is printed");
 }

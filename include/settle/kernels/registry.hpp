@@ -8,6 +8,7 @@
 #include "settle/kernels/moments.hpp"
 #include "settle/kernels/move.hpp"
 #include "settle/kernels/random.hpp"
+#include "settle/kernels/ranks.hpp"
 #include "settle/kernels/vectors.hpp"
 
 namespace settle::kernels {
@@ -23,7 +24,7 @@ inline std::vector<Kernel> registry() {
     for (Kernel kernel :
          {fold_sums<T>(), fold_maxima<T>(), random_uniform<T>(), random_normal<T>(), fill<T>(), copy_strided<T>(),
           gather<T>(), multiply_along<T>(), max_pool_positions<T>(), max_pool_adjoint<T>(), sum_products<T>(),
-          largest_magnitudes<T>(), mix<T>(), gather_patches<T>(), scatter_patches<T>()})
+          largest_magnitudes<T>(), mix<T>(), gather_patches<T>(), scatter_patches<T>(), add_in_tree<T>()})
       out.push_back(std::move(kernel));
   };
   add(float{}), add(double{});

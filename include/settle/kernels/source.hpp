@@ -32,13 +32,6 @@ struct Grid {
   unsigned threads = 256, threads_y = 1;  ///< in a block
 };
 
-/// A 64-bit hash of a text (FNV-1a).
-constexpr std::uint64_t hash(std::string_view text) {
-  std::uint64_t h = 0xcbf29ce484222325u;
-  for (const char c : text) h = (h ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  return h;
-}
-
 /// What every kernel's text may use.
 inline constexpr const char* prelude = R"cuda(
 typedef unsigned int uint32;

@@ -1,9 +1,17 @@
 #pragma once
+#include <algorithm>
+
 #include "settle/nn/batch_norm.hpp"
 #include "settle/nn/initialisers.hpp"
 #include "settle/ops/convolution.hpp"
 
 namespace settle {
+
+/// Throws Error "[where] ..." unless a layer can have that many channels and square kernels of that extent.
+inline void require_layer(const char* where, Index channels, Index kernel) {
+  require(channels >= 1, where, "expected channels >= 1, got ", channels);
+  require(kernel >= 1 && kernel % 2 == 1, where, "expected an odd kernel >= 1, got ", kernel);
+}
 
 /// The convolution with stride 1 that keeps the image's size: x (N, I, H, W), weight (O, I, kh, kw) with odd kernel
 /// extents, zeros beyond the border. Throws Error for an even kernel.
@@ -22,8 +30,9 @@ struct ConvLayer {
   Var<T, Device> weight;  ///< (O, I, k, k), k odd
   Var<T, Device> bias;    ///< (O)
 
-  /// PyTorch's default initial values.
+  /// PyTorch's default initial values. Throws Error for no channels and an even kernel.
   static ConvLayer initial(Index out, Index in, Index kernel, ParameterStreams& streams) {
+    require_layer("conv_layer", std::min(out, in), kernel);
     const Shape shape{out, in, kernel, kernel};
     const auto weight = to<Device>(conv_uniform<T>(shape, shape, streams.next()));
     return {weight, to<Device>(conv_uniform<T>({out}, shape, streams.next()))};

@@ -24,6 +24,7 @@ struct GaborShape {
 /// degrees, taken for radians.
 inline Tensor<double> gabor_bank(Index orientations = 12, const GaborShape& shape = {}) {
   require(orientations >= 1, "gabor_bank", "expected at least 1 orientation, got ", orientations);
+  require(orientations <= Shape::max_size, "gabor_bank", "no array holds ", orientations, " orientations");
   constexpr Index side = 7, pixels = side * side;
   Tensor<double> bank(Shape{2 * orientations + 1, 1, side, side}, 0.0);
   double* filter = bank.mutable_data();

@@ -2,6 +2,7 @@
 #include <array>
 #include <string>
 
+#include "settle/autodiff/module.hpp"
 #include "settle/nn/conv_layer.hpp"
 
 namespace settle {
@@ -28,9 +29,11 @@ struct HgruCell {
   ConvLayer<T, Device> u1_gate, u2_gate;
   std::array<BatchNorm<T, Device>, 4> bn;
 
-  /// Initial values as in the released code, or with its intended gate biases (see Initialisation).
+  /// Initial values as in the released code, or with its intended gate biases (see Initialisation). Throws Error for no
+  /// channels and an even kernel.
   static HgruCell initial(Index channels, Index kernel, ParameterStreams& streams,
                           Initialisation initialisation = Initialisation::released) {
+    require_layer("hgru", channels, kernel);
     const auto kernels = [&](Index k) {
       return V(to<Device>(orthogonal<T>({channels, channels, k, k}, streams.next())));
     };

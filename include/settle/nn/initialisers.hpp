@@ -18,10 +18,18 @@ enum class Initialisation {
 class ParameterStreams {
  public:
   explicit ParameterStreams(std::uint64_t seed) : seed_(seed) {}
+  /// For a net whose weights come from a file: those that fill_weight makes are 0, which is quicker than to draw them.
+  static ParameterStreams blank() {
+    ParameterStreams streams(0);
+    streams.blank_ = true;
+    return streams;
+  }
   Random next() { return Random(seed_, stream_++); }
+  bool is_blank() const { return blank_; }
 
  private:
   std::uint64_t seed_, stream_ = 0;
+  bool blank_ = false;
 };
 
 /// The number of inputs to one output of a weight (O, I, ...): the product of all extents but the first.
@@ -79,6 +87,36 @@ template <Scalar T>
 Tensor<T> conv_uniform(const Shape& shape, const Shape& weight, Random random) {
   const double bound = 1 / std::sqrt(static_cast<double>(fan_in(weight)));
   return uniform<T>(shape, -bound, bound, random);
+}
+
+/// How a weight is drawn.
+struct WeightFilling {
+  enum Kind {
+    kaiming_fan_out,  ///< normal of variance 2 / fan out: detectron2's c2_msra_fill
+    kaiming_fan_in,   ///< normal of variance 2 / fan in: PyTorch's kaiming_normal_
+    caffe2_xavier,    ///< U(-b, b) with b = sqrt(3 / fan in): detectron2's c2_xavier_fill
+    xavier_uniform,   ///< U(-b, b) with b = sqrt(6 / (fan in + fan out)): PyTorch's xavier_uniform_
+    normal            ///< normal of the given deviation
+  } kind = kaiming_fan_out;
+  double deviation = 0;
+};
+
+/// A weight (O, I, ...) drawn from the next stream, or zeros where the streams are blank.
+template <Scalar T, class Device = Cpu>
+Tensor<T, Device> fill_weight(const Shape& shape, const WeightFilling& filling, ParameterStreams& streams) {
+  Random random = streams.next();
+  if (streams.is_blank()) return Tensor<T, Device>(shape, T{0});
+  const auto in = static_cast<double>(fan_in(shape)), out = static_cast<double>(fan_out(shape));
+  const auto even = [&](double bound) { return to<Device>(uniform<T>(shape, -bound, bound, random)); };
+  const auto bell = [&](double deviation) { return to<Device>(normal<T>(shape, 0, deviation, random)); };
+  switch (filling.kind) {
+    case WeightFilling::kaiming_fan_out: return bell(std::sqrt(2 / out));
+    case WeightFilling::kaiming_fan_in: return bell(std::sqrt(2 / in));
+    case WeightFilling::caffe2_xavier: return even(std::sqrt(3 / in));
+    case WeightFilling::xavier_uniform: return even(std::sqrt(6 / (in + out)));
+    case WeightFilling::normal: break;
+  }
+  return bell(filling.deviation);
 }
 
 }  // namespace settle

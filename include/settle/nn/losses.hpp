@@ -1,7 +1,10 @@
 #pragma once
 #include <cmath>
+#include <optional>
 #include <type_traits>
+#include <vector>
 
+#include "settle/distributed/together.hpp"
 #include "settle/ops/reduce.hpp"
 #include "settle/ops/reshape.hpp"
 
@@ -46,6 +49,109 @@ Var<T, D> cross_entropy(const Var<T, D>& logits, const Tensor<T, D>& target) {
   return mean(map([](auto m) { return softplus(-m); }, margin));
 }
 
+/// What becomes of a loss's terms: their sum, or their mean, which of no terms is 0.
+enum class LossReduction { sum, mean };
+
+namespace detail {
+
+/// The sum of a loss's terms, or their sum divided by `count`, where that is above 0.
+template <class T, class D>
+Var<T, D> reduced_loss(const Var<T, D>& terms, LossReduction reduction) {
+  const Var<T, D> total = sum(terms);
+  return reduction == LossReduction::sum || terms.size() == 0 ? total
+                                                              : (1.0 / static_cast<double>(terms.size())) * total;
+}
+
+template <class T, class D>
+void require_equal_shapes(const char* where, const Var<T, D>& x, const Tensor<T, D>& target) {
+  require(x.shape() == target.shape(), where, "expected a target ", x.shape(), ", got ", target.shape());
+}
+
+}  // namespace detail
+
+struct CrossEntropyOptions {
+  std::optional<double> ignore{};         ///< the label of what does not count, 255 as a rule; none: all counts
+  std::vector<double> class_weights{};  ///< one for each class; none: all 1
+  double label_smoothing = 0;           ///< the share of the target that is spread evenly over all classes
+  LossReduction reduction = LossReduction::mean;  ///< the mean is weighted: terms divided by the labels' weights
+};
+
+/// The cross-entropy of K classes, as PyTorch's: with w the weights of classes, t a place's label, p its softmax
+/// probabilities over axis 1 and s the smoothing, the sum over places that count of
+///
+///     sum over k of w_k ((1 - s) [k = t] + s / K) (-log p_k)
+///
+/// or that divided by the sum of w_t, 0 where nothing counts.
+/// logits (N, K, ...), target (N, ...) of labels 0 ... K - 1 and `ignore`. Throws Error when they do not fit.
+template <class T, class D>
+Var<T, D> cross_entropy(const Var<T, D>& logits, const Tensor<T, D>& target, const CrossEntropyOptions& options) {
+  const char* where = "cross_entropy";
+  const Shape& l = logits.shape();
+  require(l.rank() >= 2 && l[1] >= 1, where, "expected logits (N, K, ...) of at least one class, got ", l);
+  Shape expected{l[0]}, place{l[0], 1}, per_class{l[1]};
+  for (int a = 2; a < l.rank(); ++a) expected.append(l[a]), place.append(l[a]), per_class.append(1);
+  require(target.shape() == expected, where, "expected a target (N, ...) = ", expected, ", got ", target.shape());
+  const auto classes = static_cast<std::size_t>(l[1]);
+  require(options.class_weights.empty() || options.class_weights.size() == classes, where, "expected ", classes,
+          " class weights, got ", options.class_weights.size());
+  require(options.label_smoothing >= 0 && options.label_smoothing <= 1, where,
+          "expected a label smoothing from 0 to 1, got ", options.label_smoothing);
+  const T ignored = static_cast<T>(options.ignore.value_or(-1));
+  if constexpr (std::is_same_v<D, Cpu>)
+    for (const T t : target.values())
+      require((t >= 0 && t < static_cast<T>(l[1]) && t == std::floor(t)) || (options.ignore && t == ignored), where,
+              "expected labels 0 ... ", l[1] - 1, options.ignore ? " and the ignored one" : "", ", got ", t);
+  std::vector<T> numbers(classes), weights(classes, T{1});
+  for (std::size_t k = 0; k < classes; ++k) {
+    numbers[k] = static_cast<T>(k);
+    if (!options.class_weights.empty()) weights[k] = static_cast<T>(options.class_weights[k]);
+  }
+  const Tensor<T, D> number(per_class, numbers), class_weight(per_class, weights), label = target.reshape(place);
+  const auto terms = reduce(
+      [](auto z, auto total, auto t, auto k, auto w, auto nothing, auto smoothing, auto count) {
+        return select(t == nothing, 0., w * ((1. - smoothing) * (t == k) + smoothing / count) * (total - z));
+      },
+      {1}, logits, logsumexp(logits, {1}), label, number, class_weight, static_cast<double>(ignored),
+      options.label_smoothing, static_cast<double>(l[1]));
+  if (options.reduction == LossReduction::sum) return sum(terms);
+  const auto counted = reduce([](auto t, auto k, auto w) { return w * (t == k); }, {1}, label, number, class_weight);
+  return map([](auto s, auto n) { return select(n > 0., s / n, 0.); }, sum(terms), sum(counted));
+}
+
+/// The cross-entropy of two classes from one logit z each, with t the probability of the class:
+/// log(1 + exp(z)) - t z, finite for large z; PyTorch's binary_cross_entropy_with_logits.
+/// logits and target of one shape. Throws Error when they do not fit.
+template <class T, class D>
+Var<T, D> binary_cross_entropy_with_logits(const Var<T, D>& logits, const Tensor<T, D>& target,
+                                           LossReduction reduction = LossReduction::mean) {
+  detail::require_equal_shapes("binary_cross_entropy_with_logits", logits, target);
+  return detail::reduced_loss(map([](auto z, auto t) { return softplus(z) - t * z; }, logits, target), reduction);
+}
+
+/// The distance d from the target, |d| - beta / 2 and below beta d² / (2 beta), as PyTorch's smooth_l1_loss; with beta
+/// 0 it is |d|, whose slope at 0 is 0. Throws Error when the shapes differ and for a beta below 0.
+template <class T, class D>
+Var<T, D> smooth_l1_loss(const Var<T, D>& x, const Tensor<T, D>& target, double beta = 1,
+                         LossReduction reduction = LossReduction::mean) {
+  detail::require_equal_shapes("smooth_l1_loss", x, target);
+  require(beta >= 0, "smooth_l1_loss", "expected a beta of at least 0, got ", beta);
+  if (beta == 0) return detail::reduced_loss(map([](auto v, auto t) { return abs(v - t); }, x, target), reduction);
+  return detail::reduced_loss(map(
+                                  [](auto v, auto t, auto b) {
+                                    const auto d = abs(v - t);
+                                    return select(d < b, d * d / (2. * b), d - 0.5 * b);
+                                  },
+                                  x, target, beta),
+                              reduction);
+}
+
+/// The squared distance from the target, as PyTorch's mse_loss. Throws Error when the shapes differ.
+template <class T, class D>
+Var<T, D> mse_loss(const Var<T, D>& x, const Tensor<T, D>& target, LossReduction reduction = LossReduction::mean) {
+  detail::require_equal_shapes("mse_loss", x, target);
+  return detail::reduced_loss(map([](auto v, auto t) { return square(v - t); }, x, target), reduction);
+}
+
 /// The objective of the released code: loss + weight · penalty.
 template <class T, class D>
 Var<T, D> penalised(const Var<T, D>& loss, const Var<T, D>& penalty, double weight = 10) {
@@ -57,10 +163,10 @@ Var<T, D> penalised(const Var<T, D>& loss, const Var<T, D>& penalty, double weig
 inline double gated_share(double penalty) { return 1 / (1 + std::exp((1e7 * penalty - 16.5) / 3.375)); }
 
 /// The objective that the released training logs recorded: s · loss + (1 - s) · weight · P + weight · P with
-/// s = gated_share(P), held constant. The task counts only once the penalty P is small.
+/// s = gated_share(P), held constant. The task counts only once the penalty P, that of the whole batch, is small.
 template <class T, class D>
 Var<T, D> gated(const Var<T, D>& loss, const Var<T, D>& penalty, double weight = 10) {
-  const double s = gated_share(static_cast<double>(penalty.item()));
+  const double s = gated_share(distributed::mean_over_batch(static_cast<double>(penalty.item())));
   return map([](auto l, auto p, auto share, auto w) { return share * l + (2. - share) * w * p; }, loss, penalty, s,
              weight);
 }

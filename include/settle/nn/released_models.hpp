@@ -24,6 +24,8 @@ struct ModelOptions {
   Index orientations = 12;  ///< of the Gabor bank, which sets the number of channels: 2 · orientations + 1
   std::uint64_t seed = 0;
   Initialisation initialisation = Initialisation::released;
+  Index image_channels = 1;
+  Index classes = 2;
 
   Index channels() const { return 2 * orientations + 1; }
 };
@@ -32,25 +34,25 @@ struct ModelOptions {
 template <Scalar T, class Device = Cpu>
 HgruNet<T, Device> hgru_net(const ModelOptions& o = {}) {
   ParameterStreams streams(o.seed);
-  return {.stem = SquaringStem<T, Device>::initial(o.orientations, streams),
+  return {.stem = SquaringStem<T, Device>::initial(o.orientations, streams, o.image_channels),
           .cell = HgruCell<T, Device>::initial(o.channels(), o.kernel, streams, o.initialisation),
-          .readout = BatchNormReadout<T, Device>::initial(o.channels(), streams)};
+          .readout = BatchNormReadout<T, Device>::initial(o.channels(), streams, o.classes)};
 }
 
 /// The released convLSTM at its initial values.
 template <Scalar T, class Device = Cpu>
 ConvLstmNet<T, Device> conv_lstm_net(const ModelOptions& o = {}) {
   ParameterStreams streams(o.seed);
-  return {.stem = SquaringStem<T, Device>::initial(o.orientations, streams),
+  return {.stem = SquaringStem<T, Device>::initial(o.orientations, streams, o.image_channels),
           .cell = ConvLstmCell<T, Device>::initial(o.channels(), o.kernel, streams),
-          .readout = BatchNormReadout<T, Device>::initial(o.channels(), streams)};
+          .readout = BatchNormReadout<T, Device>::initial(o.channels(), streams, o.classes)};
 }
 
 /// The released feed-forward control at its initial values.
 template <Scalar T, class Device = Cpu>
 FeedForwardNet<T, Device> feed_forward_net(const ModelOptions& o = {}) {
   ParameterStreams streams(o.seed);
-  return FeedForwardNet<T, Device>::initial(o.channels(), o.kernel, streams);
+  return FeedForwardNet<T, Device>::initial(o.channels(), o.kernel, streams, o.image_channels, o.classes);
 }
 
 }  // namespace settle

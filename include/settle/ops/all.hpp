@@ -1,17 +1,23 @@
 #pragma once
 #include <concepts>
 
+#include "settle/ops/attention.hpp"
 #include "settle/ops/concat.hpp"
+#include "settle/ops/conv_transpose.hpp"
 #include "settle/ops/convolution.hpp"
+#include "settle/ops/elements.hpp"
 #include "settle/ops/gather.hpp"
 #include "settle/ops/linear_map.hpp"
 #include "settle/ops/map.hpp"
 #include "settle/ops/matmul.hpp"
+#include "settle/ops/order.hpp"
 #include "settle/ops/pad.hpp"
 #include "settle/ops/pool.hpp"
 #include "settle/ops/reduce.hpp"
 #include "settle/ops/reshape.hpp"
 #include "settle/ops/resize.hpp"
+#include "settle/ops/roi_align.hpp"
+#include "settle/ops/scan.hpp"
 #include "settle/ops/slice.hpp"
 #include "settle/ops/stack.hpp"
 #include "settle/ops/transpose.hpp"
@@ -38,9 +44,12 @@ struct OpList {
 };
 
 /// All ops. Adding one means adding its file, and its name here: an op without samples does not compile.
-using AllOps = OpList<MapOp, SumOp, BroadcastOp, MeanOp, MaxOp, LogsumexpOp, LogSoftmaxOp,  //
-                      ConvOp, ConvInputGradOp, ConvWeightGradOp, MatmulOp,                  //
+using AllOps = OpList<MapOp, SumOp, BroadcastOp, MeanOp, MaxOp, LogsumexpOp, LogSoftmaxOp, SoftmaxOp,  //
+                      ConvOp, ConvInputGradOp, ConvWeightGradOp, ConvTransposeOp, MatmulOp,            //
                       ReshapeOp, TransposeOp, SliceOp, EmbedOp, PadOp, ConcatOp, StackOp,   //
-                      GatherOp, ScatterAddOp, LinearMapOp, MaxPoolOp, AveragePoolOp, ResizeOp>;
+                      GatherOp, ScatterAddOp, LinearMapOp, MaxPoolOp, AveragePoolOp, ResizeOp,  //
+                      RoiAlignOp, MinOp, VarOp, ProdOp, CumsumOp, SortOp, TopKOp, GatherElementsOp,  //
+                      ScatterElementsOp, ScatterAddElementsOp, BorderPadOp, AdaptiveAveragePoolOp,   //
+                      AdaptiveMaxPoolOp, AttentionOp>;
 
 }  // namespace settle

@@ -17,7 +17,7 @@ Var<T, D> concat(const std::vector<Var<T, D>>& parts, int axis) {
     require(part.shape().rank() == shape.rank() && reduced(part.shape(), Axes{along}) == reduced(shape, Axes{along}),
             "concat", "expected shapes that are equal except in axis ", along, ", got ", parts.front().shape(), " and ",
             part.shape());
-    shape[along] += part.shape(along);
+    shape[along] = sum_of_extents({shape[along], part.shape(along)});
   }
   Tensor<T, D> y(shape);
   const cpu::Strides strides = cpu::contiguous_strides(shape);

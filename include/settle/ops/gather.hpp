@@ -57,11 +57,12 @@ Var<T, D> gather(const Var<T, D>& x, int axis, const Indices& indices) {
 }
 
 /// The adjoint of gather: each slice of x is added to its position of an axis of the given extent, which starts as
-/// zeros: y[..., indices[k], ...] += x[..., k, ...]. Throws Error when an index is out of range or their number is not
-/// x's extent.
+/// zeros: y[..., indices[k], ...] += x[..., k, ...]. Throws Error when an index is out of range, their number is not
+/// x's extent, or the extent is negative.
 template <class T, class D>
 Var<T, D> scatter_add(const Var<T, D>& x, int axis, const Indices& indices, Index extent) {
   const int along = x.shape().axis(axis);
+  require(extent >= 0, "scatter_add", "expected an extent of at least 0, got ", extent);
   const Index count = detail::checked_count("scatter_add", indices, extent);
   require(count == x.shape(along), "scatter_add", "expected ", x.shape(along), " indices for axis ", along, " of ",
           x.shape(), ", got ", count);

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -9,6 +10,8 @@
 #include <vector>
 
 #include "settle/autodiff/tape.hpp"
+#include "settle/expr/program.hpp"  // first, so that its messages come without a chain of other files
+
 #include "settle/cpu/backend.hpp"
 
 namespace settle {
@@ -19,19 +22,33 @@ using expr::outputs;
 namespace detail {
 
 template <class A>
-struct is_var : std::false_type {};
+struct var_of {};
 template <class T, class D>
-struct is_var<Var<T, D>> : std::true_type {};
+struct var_of<Var<T, D>> {
+  using type = Var<T, D>;
+};
+template <class T, class D>
+struct var_of<Tensor<T, D>> {
+  using type = Var<T, D>;
+};
+
+/// A Var, or a tensor, which is a constant Var where one is wanted.
+template <class A>
+concept VarOrTensor = requires { typename var_of<A>::type; };
+template <class A>
+concept OnlyTensor = VarOrTensor<A> && !std::same_as<A, typename var_of<A>::type>;
 
 /// The first Var type among a map's arguments.
 template <class... A>
 struct first_var;
-template <class T, class D, class... Rest>
-struct first_var<Var<T, D>, Rest...> {
-  using type = Var<T, D>;
-};
+template <VarOrTensor A, class... Rest>
+struct first_var<A, Rest...> : var_of<A> {};
 template <class A, class... Rest>
 struct first_var<A, Rest...> : first_var<Rest...> {};
+template <>
+struct first_var<> {
+  using type = Var<double>;
+};
 
 template <class V, class A>
 V as_var(const A& argument) {
@@ -182,20 +199,27 @@ std::vector<Var<T, D>> pointwise(const PointwiseFunction<T, D>& function, const 
 
 template <class F, class... A>
 auto pointwise_of(const Axes& summed_axes, const A&... arguments) {
-  static_assert(std::is_empty_v<F> && std::is_default_constructible_v<F>,
+  constexpr bool plain = std::is_empty_v<F> && std::is_default_constructible_v<F>;
+  static_assert(plain,
                 "settle: the function given to map or reduce must be a lambda without captures; "
                 "pass run-time numbers as further arguments");
-  static_assert((detail::is_var<A>::value || ...),
-                "settle: map and reduce need at least one Var among their arguments");
+  constexpr bool any_var = (VarOrTensor<A> || ...);
+  static_assert(any_var, "settle: map and reduce need at least one Var or Tensor among their arguments");
+  constexpr bool fitting = ((VarOrTensor<A> || std::is_arithmetic_v<A>)&&...);
+  static_assert(fitting, "settle: map and reduce take Vars, Tensors and numbers");
   using V = typename first_var<A...>::type;
-  const std::vector<V> inputs{as_var<V>(arguments)...};
-  Shape space;
-  for (const auto& v : inputs) space = broadcast(space, v.shape());
-  const auto& function =
-      PointwiseFunction<typename V::value_type, typename V::device_type>::template of<F, sizeof...(A)>();
-  const std::size_t results = function.program().results.size();
-  return pointwise(function, space, inputs, std::vector<Shape>(results, reduced(space, summed_axes)),
-                   std::vector<bool>(results, true));
+  if constexpr (plain && any_var && fitting) {
+    const std::vector<V> inputs{as_var<V>(arguments)...};
+    Shape space;
+    for (const auto& v : inputs) space = broadcast(space, v.shape());
+    const auto& function =
+        PointwiseFunction<typename V::value_type, typename V::device_type>::template of<F, sizeof...(A)>();
+    const std::size_t results = function.program().results.size();
+    return pointwise(function, space, inputs, std::vector<Shape>(results, reduced(space, summed_axes)),
+                     std::vector<bool>(results, true));
+  } else {
+    return std::vector<V>{};
+  }
 }
 
 template <class F, class... A>
@@ -221,7 +245,8 @@ auto unpack(std::vector<V>&& results) {
 }  // namespace detail
 
 /// Applies a pointwise function in one pass over memory: `map([](auto x, auto y) { return tanh(x) * y; }, a, b)`.
-/// The arguments are Vars, which broadcast to a common shape (NumPy's rule), and plain numbers, which get no gradient.
+/// The arguments are Vars, which broadcast to a common shape (NumPy's rule), Tensors, which are constants, and plain
+/// numbers, which get no gradient.
 /// The function is a lambda without captures; with `return outputs(a, b)` the result is a std::array of Vars.
 /// All gradients of a map are computed in one further pass, and summed over broadcast axes in it.
 template <class F, class... A>
@@ -285,6 +310,86 @@ Var<T, D> operator*(double a, const Var<T, D>& b) {
   return b * a;
 }
 
+namespace detail {
+
+template <class A>
+auto lifted(const A& a) {
+  if constexpr (OnlyTensor<A>) return typename var_of<A>::type(a);
+  else if constexpr (VarOrTensor<A>) return a;
+  else return static_cast<double>(a);
+}
+
+/// The operands of an operator of which one at least is a Tensor.
+template <class A, class B>
+concept WithTensor = (OnlyTensor<A> && (VarOrTensor<B> || std::is_arithmetic_v<B>)) ||
+                     (OnlyTensor<B> && (VarOrTensor<A> || std::is_arithmetic_v<A>));
+
+}  // namespace detail
+
+/// A Tensor among Vars is a constant.
+template <class A, class B>
+  requires detail::WithTensor<A, B>
+auto operator+(const A& a, const B& b) {
+  return detail::lifted(a) + detail::lifted(b);
+}
+template <class A, class B>
+  requires detail::WithTensor<A, B>
+auto operator-(const A& a, const B& b) {
+  return detail::lifted(a) - detail::lifted(b);
+}
+template <class A, class B>
+  requires detail::WithTensor<A, B>
+auto operator*(const A& a, const B& b) {
+  return detail::lifted(a) * detail::lifted(b);
+}
+template <class A, class B>
+  requires detail::WithTensor<A, B>
+auto operator/(const A& a, const B& b) {
+  return detail::lifted(a) / detail::lifted(b);
+}
+template <detail::OnlyTensor A>
+auto operator-(const A& a) {
+  return -detail::lifted(a);
+}
+
+/// The functions of a map's symbolic numbers, of a Var or Tensor: one pass over memory for each, where a map does with
+/// one for many.
+#define SETTLE_FUNCTION(f)                      \
+  template <detail::VarOrTensor A>              \
+  auto f(const A& x) {                          \
+    return map([](auto v) { return f(v); }, x); \
+  }
+SETTLE_FUNCTION(exp)
+SETTLE_FUNCTION(expm1)
+SETTLE_FUNCTION(log)
+SETTLE_FUNCTION(log1p)
+SETTLE_FUNCTION(sqrt)
+SETTLE_FUNCTION(rsqrt)
+SETTLE_FUNCTION(square)
+SETTLE_FUNCTION(abs)
+SETTLE_FUNCTION(round)
+SETTLE_FUNCTION(floor)
+SETTLE_FUNCTION(sin)
+SETTLE_FUNCTION(cos)
+SETTLE_FUNCTION(atan)
+SETTLE_FUNCTION(tanh)
+SETTLE_FUNCTION(erf)
+SETTLE_FUNCTION(erfc)
+SETTLE_FUNCTION(normal_cdf)
+SETTLE_FUNCTION(sigmoid)
+SETTLE_FUNCTION(log_sigmoid)
+SETTLE_FUNCTION(softplus)
+SETTLE_FUNCTION(relu)
+SETTLE_FUNCTION(gelu)
+SETTLE_FUNCTION(silu)
+#undef SETTLE_FUNCTION
+
+/// x to the y, element by element, both of which may be differentiated; broadcasts.
+template <detail::VarOrTensor A, detail::VarOrTensor B>
+auto pow(const A& x, const B& y) {
+  return map([](auto a, auto b) { return pow(a, b); }, x, y);
+}
+
 struct MapOp {
   static constexpr const char* name = "map";
   static void samples(auto& s) {
@@ -318,6 +423,10 @@ struct MapOp {
           4,
           {std::log, std::sqrt, [](double x) { return 1 / std::sqrt(x); }, [](double x) { return std::pow(x, 2.5); },
            std::log1p, [](double x) { return 3 / x + 2 * x - 1; }});
+    unary("atan, erfc, floor, round",
+          [](auto x) { return outputs(atan(x), erfc(x), floor(x) * x, round(x) * x); }, -2.9, 2.9,
+          {std::atan, std::erfc, [](double x) { return std::floor(x) * x; },
+           [](double x) { return std::nearbyint(x) * x; }});
     const auto kinked = [](auto x) {
       return outputs(abs(x), relu(x), clamp(x, -1.5, 0.), pow(x, 3), pow(x, -1), softplus_cut(x, 0.));
     };
@@ -353,6 +462,8 @@ struct MapOp {
     binary("rows with columns", quotient, {4, 1}, {1, 3}, quotient_value);
     binary("one element", quotient, {1, 1}, {1}, quotient_value);
     binary("empty", quotient, {0, 3}, {1, 3}, quotient_value);
+    binary("one to the power of another", [](auto x, auto y) { return pow(x, y); }, {2, 3}, {3},
+           [](double x, double y) { return std::pow(x, y); });
     binary(
         "min, max, select", [](auto x, auto y) { return min(x, y) - 2. * max(x, y) + select(x < y, x * x, y); }, {5},
         {5}, [](double x, double y) { return x - 2 * y + x * x; });

@@ -87,22 +87,96 @@ Var<T, D> max(const Var<T, D>& x, Axes axes) {
   });
 }
 
-/// log(sum(exp(x))) over some axes, which keep extent 1; stable for large values. Throws Error when there is nothing to
-/// sum.
+/// The smallest value over some axes, which keep extent 1; otherwise as max.
+template <class T, class D>
+Var<T, D> min(const Var<T, D>& x, Axes axes) {
+  require(detail::reduced_count(x.shape(), axes) > 0, "min", "the minimum of no elements is undefined, got shape ",
+          x.shape());
+  return -max(-x, axes);
+}
+
+/// The variance over some axes, which keep extent 1: the sum of (x - mean)² over n - correction, n elements in each. A
+/// correction of 1 gives the unbiased estimate, PyTorch's default; 0 the mean square. Throws Error unless there are
+/// more elements than that.
+template <class T, class D>
+Var<T, D> var(const Var<T, D>& x, Axes axes, Index correction = 1) {
+  const Index count = detail::reduced_count(x.shape(), axes);
+  require(correction >= 0 && count > correction, "var", "expected more than ", correction, " elements, got ", count,
+          " of each sum over ", x.shape());
+  const Var<T, D> squares =
+      reduce([](auto v, auto middle) { return square(v - middle); }, axes, x, mean(x, axes));
+  return (1.0 / static_cast<double>(count - correction)) * squares;
+}
+
+namespace detail {
+
+/// The largest value over some axes as a constant, or 0 where it is not finite (infinity - infinity would be NaN), and
+/// the sum of exp(x - largest).
+template <class T, class D>
+std::array<Var<T, D>, 2> sum_of_exponentials(const Var<T, D>& x, Axes axes) {
+  Var<T, D> largest = Tensor<T, D>(reduced(x.shape(), axes), T{0});
+  if (reduced_count(x.shape(), axes) > 0)
+    largest = map([](auto m) { return select(m - m == 0., m, 0.); }, max(stop_gradient(x), axes));
+  return {largest, reduce([](auto v, auto m) { return exp(v - m); }, axes, x, largest)};
+}
+
+}  // namespace detail
+
+/// log(sum(exp(x))) over some axes, which keep extent 1; stable for large values. Of nothing it is -infinity, as in
+/// PyTorch.
 template <class T, class D>
 Var<T, D> logsumexp(const Var<T, D>& x, Axes axes) {
-  require(detail::reduced_count(x.shape(), axes) > 0, "logsumexp", "the logarithm of no sum is undefined, got shape ",
-          x.shape());
-  // An infinite maximum must not become NaN by inf - inf.
-  const Var<T, D> largest = map([](auto m) { return select(m - m == 0., m, 0.); }, max(stop_gradient(x), axes));
-  const Var<T, D> total = reduce([](auto v, auto m) { return exp(v - m); }, axes, x, largest);
+  const auto [largest, total] = detail::sum_of_exponentials(x, axes);
   return map([](auto s, auto m) { return log(s) + m; }, total, largest);
 }
 
-/// x - logsumexp(x) over an axis: the logarithm of the softmax.
+/// x - logsumexp(x) over an axis: the logarithm of the softmax, its digits kept however large x is. Empty where the axis
+/// is.
 template <class T, class D>
 Var<T, D> log_softmax(const Var<T, D>& x, int axis) {
-  return x - logsumexp(x, {axis});
+  const auto [largest, total] = detail::sum_of_exponentials(x, {axis});
+  return map([](auto v, auto m, auto s) { return v - m - log(s); }, x, largest, total);
+}
+
+/// exp(x) / sum(exp(x)) over an axis; finite however large x is. Empty where the axis is.
+template <class T, class D>
+Var<T, D> softmax(const Var<T, D>& x, int axis) {
+  const auto [largest, total] = detail::sum_of_exponentials(x, {axis});
+  return map([](auto v, auto m, auto s) { return exp(v - m) / s; }, x, largest, total);
+}
+
+/// Of Tensors, which are constants.
+template <class T, class D>
+Var<T, D> sum(const Tensor<T, D>& x, Axes axes) {
+  return sum(Var<T, D>(x), axes);
+}
+template <class T, class D>
+Var<T, D> sum(const Tensor<T, D>& x) {
+  return sum(Var<T, D>(x));
+}
+template <class T, class D>
+Var<T, D> mean(const Tensor<T, D>& x, Axes axes) {
+  return mean(Var<T, D>(x), axes);
+}
+template <class T, class D>
+Var<T, D> mean(const Tensor<T, D>& x) {
+  return mean(Var<T, D>(x));
+}
+template <class T, class D>
+Var<T, D> max(const Tensor<T, D>& x, Axes axes) {
+  return max(Var<T, D>(x), axes);
+}
+template <class T, class D>
+Var<T, D> logsumexp(const Tensor<T, D>& x, Axes axes) {
+  return logsumexp(Var<T, D>(x), axes);
+}
+template <class T, class D>
+Var<T, D> log_softmax(const Tensor<T, D>& x, int axis) {
+  return log_softmax(Var<T, D>(x), axis);
+}
+template <class T, class D>
+Var<T, D> softmax(const Tensor<T, D>& x, int axis) {
+  return softmax(Var<T, D>(x), axis);
 }
 
 namespace detail {
@@ -238,6 +312,43 @@ struct MaxOp {
   }
 };
 
+struct MinOp {
+  static constexpr const char* name = "min";
+  static void samples(auto& s) {
+    detail::reduction_samples(
+        s, [](const auto& x, Axes axes) { return min(x, axes); },
+        [](const std::vector<double>& v) { return *std::min_element(v.begin(), v.end()); });
+  }
+};
+
+struct VarOp {
+  static constexpr const char* name = "var";
+  static void samples(auto& s) {
+    const auto spread = [](const std::vector<double>& v) {
+      const double mean = detail::plain_sum(v) / static_cast<double>(v.size());
+      double total = 0;
+      for (double x : v) total += (x - mean) * (x - mean);
+      return total;
+    };
+    detail::reduction_samples(
+        s, [](const auto& x, Axes axes) { return var(x, axes, 0); },
+        [=](const std::vector<double>& v) { return spread(v) / static_cast<double>(v.size()); });
+    s.add(
+        "unbiased, axes made at run time",
+        [](const auto& in) {
+          const std::vector<int> axes{0, 2};
+          return var(in[0], axes);
+        },
+        {s.uniform({2, 3, 2})},
+        [=, &s](const auto& in) {
+          return s.table({1, 3, 1}, [&](Index c) {
+            const double* x = in[0].data() + 2 * c;
+            return spread({x[0], x[1], x[6], x[7]}) / 3;
+          });
+        });
+  }
+};
+
 struct LogsumexpOp {
   static constexpr const char* name = "logsumexp";
   static void samples(auto& s) {
@@ -246,26 +357,47 @@ struct LogsumexpOp {
   }
 };
 
+namespace detail {
+
+/// Samples of log_softmax and softmax: `f(x, axis)`, and `value(v, all)` for a value v among all of the axis.
+void softmax_samples(auto& s, auto f, auto value) {
+  const auto add = [&](const char* title, Shape shape, int axis) {
+    s.add(
+        title, [=](const auto& in) { return f(in[0], axis); }, {s.uniform(shape, -3, 3)},
+        [=, &s](const auto& in) {
+          return s.table(shape, [&](Index k) {
+            auto i = s.position(shape, k);
+            std::vector<double> values;
+            for (i[axis] = 0; i[axis] < shape[axis]; ++i[axis]) values.push_back(s.at(in[0], i));
+            return value(in[0].data()[k], values);
+          });
+        });
+  };
+  add("classes of each row", {3, 5}, 1);
+  add("classes of each pixel", {2, 3, 2, 3}, 1);
+  add("the last axis", {2, 3}, -1);
+  add("one class", {2, 1}, 1);
+  add("an empty batch", {0, 3}, 1);
+  add("no classes", {2, 0}, 1);
+}
+
+}  // namespace detail
+
 struct LogSoftmaxOp {
   static constexpr const char* name = "log_softmax";
   static void samples(auto& s) {
-    const auto add = [&](const char* title, Shape shape, int axis) {
-      s.add(
-          title, [=](const auto& in) { return log_softmax(in[0], axis); }, {s.uniform(shape, -3, 3)},
-          [=, &s](const auto& in) {
-            return s.table(shape, [&](Index k) {
-              auto i = s.position(shape, k);
-              std::vector<double> values;
-              for (i[axis] = 0; i[axis] < shape[axis]; ++i[axis]) values.push_back(s.at(in[0], i));
-              return in[0].data()[k] - detail::plain_logsumexp(values);
-            });
-          });
-    };
-    add("classes of each row", {3, 5}, 1);
-    add("classes of each pixel", {2, 3, 2, 3}, 1);
-    add("the last axis", {2, 3}, -1);
-    add("one class", {2, 1}, 1);
-    add("an empty batch", {0, 3}, 1);
+    detail::softmax_samples(
+        s, [](const auto& x, int axis) { return log_softmax(x, axis); },
+        [](double v, const std::vector<double>& all) { return v - detail::plain_logsumexp(all); });
+  }
+};
+
+struct SoftmaxOp {
+  static constexpr const char* name = "softmax";
+  static void samples(auto& s) {
+    detail::softmax_samples(
+        s, [](const auto& x, int axis) { return softmax(x, axis); },
+        [](double v, const std::vector<double>& all) { return std::exp(v - detail::plain_logsumexp(all)); });
   }
 };
 

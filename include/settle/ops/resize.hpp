@@ -1,23 +1,63 @@
 #pragma once
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "settle/ops/linear_map.hpp"
 
 namespace settle {
 
 /// How resize finds the value between pixels. Pixels are areas: output pixel i covers the input around
-/// (i + 1/2) in / out - 1/2, as PyTorch's interpolate with align_corners = false and no antialiasing.
-enum class Interpolation { nearest, bilinear };
+/// (i + 1/2) in / out - 1/2, as PyTorch's interpolate with align_corners = false. The antialiased ones, as its antialias
+/// = true, widen their filter where the image becomes smaller, so that every pixel counts.
+enum class Interpolation { nearest, bilinear, bicubic, bilinear_antialiased, bicubic_antialiased };
 
 namespace detail {
 
+/// Keys' cubic filter at a distance, of a free parameter a.
+inline double cubic_filter(double distance, double a) {
+  const double d = std::abs(distance);
+  if (d < 1) return ((a + 2) * d - (a + 3)) * d * d + 1;
+  return d < 2 ? ((a * d - 5 * a) * d + 8 * a) * d - 4 * a : 0.0;
+}
+
+/// Row i of an antialiased interpolation: the filter around pixel i's centre, as wide as it takes to pass no pixel over,
+/// over the pixels that there are.
+inline void add_filtered_row(SparseMatrix& matrix, Index i, Index in, Index out, bool cubic) {
+  const double scale = static_cast<double>(in) / static_cast<double>(out), width = std::max(scale, 1.0);
+  const double reach = (cubic ? 2 : 1) * width, centre = scale * (static_cast<double>(i) + 0.5);
+  const Index first = std::max<Index>(static_cast<Index>(centre - reach + 0.5), 0);
+  const Index last = std::min<Index>(static_cast<Index>(centre + reach + 0.5), in);
+  const auto weight = [&](Index j) {
+    const double distance = (static_cast<double>(j) + 0.5 - centre) / width;
+    return cubic ? cubic_filter(distance, -0.5) : std::max(0.0, 1 - std::abs(distance));
+  };
+  double total = 0;
+  for (Index j = first; j < last; ++j) total += weight(j);
+  for (Index j = first; j < last; ++j) matrix.add(j, weight(j) / total);
+}
+
 inline LinearMap interpolation(Index in, Index out, Interpolation how) {
+  require(out <= Shape::max_size / in, "resize", "expected smaller images, got ", in, " to ", out, " pixels");
   SparseMatrix matrix;
   matrix.columns = in;
+  const bool antialiased = how == Interpolation::bilinear_antialiased || how == Interpolation::bicubic_antialiased;
+  matrix.reserve("resize", out, antialiased ? std::min(in, 4 * (in / out + 2)) : 4);
   for (Index i = 0; i < out; ++i, matrix.end_row()) {
     if (how == Interpolation::nearest) {
       matrix.add(i * in / out, 1.0);
+      continue;
+    }
+    if (antialiased) {
+      add_filtered_row(matrix, i, in, out, how == Interpolation::bicubic_antialiased);
+      continue;
+    }
+    if (how == Interpolation::bicubic) {
+      const double place = (static_cast<double>(i) + 0.5) * static_cast<double>(in) / static_cast<double>(out) - 0.5;
+      const double below = std::floor(place);
+      for (int k = -1; k <= 2; ++k)
+        matrix.add(std::clamp<Index>(static_cast<Index>(below) + k, 0, in - 1),
+                   cubic_filter(place - below - k, -0.75));
       continue;
     }
     const double at =

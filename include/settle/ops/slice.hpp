@@ -13,7 +13,7 @@ struct Window {
 
 namespace detail {
 
-/// Checks a window of positions in `shape` and fills in its steps.
+/// Checks a window of positions in `shape` and fills in its steps; one that nothing is reached by becomes 1.
 inline Window checked_window(const char* where, const Shape& shape, Window window) {
   const int rank = shape.rank();
   if (window.step.rank() == 0)
@@ -22,10 +22,14 @@ inline Window checked_window(const char* where, const Shape& shape, Window windo
           "expected begin, extent and step for each axis of ", shape, ", got ", window.begin, ", ", window.extent, ", ",
           window.step);
   for (int a = 0; a < rank; ++a) {
-    require(window.step[a] >= 1, where, "a step must be at least 1, got ", window.step);
-    const Index last = window.begin[a] + (window.extent[a] - 1) * window.step[a];
-    require(window.extent[a] == 0 ? window.begin[a] <= shape[a] : last < shape[a], where, "the window of begin ",
-            window.begin, ", extent ", window.extent, ", step ", window.step, " leaves shape ", shape);
+    const Index begin = window.begin[a], extent = window.extent[a], step = window.step[a];
+    require(step >= 1, where, "a step must be at least 1, got ", window.step);
+    const bool inside = begin >= 0 && extent >= 0 &&
+                        (extent == 0 ? begin <= shape[a]
+                                     : begin < shape[a] && extent - 1 <= (shape[a] - 1 - begin) / step);
+    require(inside, where, "the window of begin ", window.begin, ", extent ",
+            window.extent, ", step ", window.step, " leaves shape ", shape);
+    if (extent <= 1) window.step[a] = 1;
   }
   return window;
 }
@@ -66,8 +70,8 @@ template <class T, class D>
 Var<T, D> embed(const Var<T, D>& x, const Shape& shape, const Window& asked) {
   const Window window = detail::checked_window("embed", shape, asked);
   require(window.extent == x.shape(), "embed", "expected values of shape ", window.extent, ", got ", x.shape());
-  const auto [start, strides] = detail::window_place(shape, window);
   Tensor<T, D> y(shape, T{0});
+  const auto [start, strides] = detail::window_place(shape, window);
   if (x.size() > 0)
     Backend<D>::copy_strided(x.shape(), x.value().data(), cpu::contiguous_strides(x.shape()), y.mutable_data() + start,
                       strides);

@@ -36,6 +36,8 @@ class ParameterState {
   }
 
   Tensor<T, Device>& operator[](std::size_t k) { return values_[k].second; }
+  /// The name of the parameter that the k-th is kept for.
+  const std::string& parameter(std::size_t k) const { return values_[k].first; }
 
   /// Adds the tensors to a list, as "name.parameter".
   void save(NamedTensors<T, Device>& out) const {

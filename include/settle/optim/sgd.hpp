@@ -1,24 +1,27 @@
 #pragma once
+#include "settle/optim/parameter_groups.hpp"
 #include "settle/optim/parameter_state.hpp"
 
 namespace settle {
 
 namespace detail {
 
-/// What a step makes of a parameter, its gradient and its momentum.
+/// What a step makes of a parameter, its gradient and its momentum; `now` and `past` are the shares of the gradient and
+/// of the new momentum in the step.
 struct SgdUpdate {
   static constexpr bool rarely_differentiated = true;
 
-  constexpr auto operator()(auto w, auto g, auto b, auto decay, auto momentum, auto rate) const {
-    const auto b1 = momentum * b + (g + decay * w);
-    return outputs(w - rate * b1, b1);
+  constexpr auto operator()(auto w, auto g, auto b, auto decay, auto momentum, auto now, auto past, auto rate) const {
+    const auto slope = g + decay * w, b1 = momentum * b + slope;
+    return outputs(w - rate * (now * slope + past * b1), b1);
   }
 };
 
 }  // namespace detail
 
 /// Stochastic gradient descent with momentum, as in PyTorch: with the gradient g (plus weight_decay times the parameter
-/// p), b = momentum b + g and p = p - rate b. Keeps one tensor per parameter.
+/// p), b = momentum b + g and p = p - rate b; with Nesterov's momentum p = p - rate (g + momentum b). Keeps one tensor
+/// per parameter.
 template <Scalar T, class Device = Cpu>
 class Sgd {
  public:
@@ -26,6 +29,8 @@ class Sgd {
     double rate = 1e-2;
     double momentum = 0;
     double weight_decay = 0;
+    bool nesterov = false;
+    std::vector<ParameterGroup> groups = {};
   };
 
   Options options;  ///< may change between steps
@@ -34,13 +39,18 @@ class Sgd {
   explicit Sgd(const Options& o) : options(o) {}
 
   /// Updates the parameters of a module of constants, given one gradient for each in the module's order. Allocates
-  /// nothing after the first step. Throws Error when the gradients or the parameters do not fit.
+  /// nothing after the first step. Throws Error when the gradients, the parameters or the groups do not fit.
   template <class M>
   void step(M& module, const std::vector<Var<T, Device>>& gradients) {
+    require(!options.nesterov || options.momentum > 0, "sgd", "Nesterov's momentum needs a momentum above 0, got ",
+            options.momentum);
+    if (momentum_.empty()) check_groups("sgd", options.groups, module);
     momentum_.prepare("sgd", module);
+    const double now = options.nesterov ? 1 : 0, past = options.nesterov ? options.momentum : 1;
     detail::for_each_gradient("sgd", module, gradients, [&](std::size_t k, auto& p, const auto& gradient) {
-      const auto updated = map(detail::SgdUpdate{}, p, gradient, Var(momentum_[k]), options.weight_decay,
-                               options.momentum, options.rate);
+      const GroupSettings own(options.groups, momentum_.parameter(k), options.rate, options.weight_decay);
+      const auto updated = map(detail::SgdUpdate{}, p, gradient, Var(momentum_[k]), own.weight_decay, options.momentum,
+                               now, past, own.rate);
       p = updated[0], momentum_[k] = updated[1].value();
     });
   }

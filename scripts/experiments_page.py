@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""Fills docs/experiments/index.md with what experiments measured: no number of it is written by hand.
+
+    experiments_page.py [--check] [--from OUTPUT]
+
+Between `<!-- result NAME -->` and `<!-- end -->` goes docs/experiments/NAME/table.md, and between `<!-- value KEY -->`
+and `<!-- end -->` the KEY of docs/experiments/summary.json; both say "not run yet" where there is none. `--from` first
+copies tables, figures and the summary from a folder that settle_experiment wrote. `--check` changes nothing, and ends
+with status 1 where the page is not up to date.
+"""
+import argparse
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "experiments"
+NOT_RUN = "not run yet"
+
+
+def value_text(value):
+    """One value of the summary: a spread over seeds, counts, or a number."""
+    if isinstance(value, dict) and "mean" in value:
+        text = f"{value['mean']:.3f}"
+        if value.get("seeds", 1) > 1:
+            text += f" ± {value['deviation']:.3f} ({value['least']:.3f} to {value['most']:.3f}, {value['seeds']} seeds)"
+        return text
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number}" for name, number in value.items())
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def filled(text, folder):
+    summary_path = folder / "summary.json"
+    summary = json.loads(summary_path.read_text()) if summary_path.exists() else {}
+
+    def result(match):
+        table = folder / match[1] / "table.md"
+        body = re.sub(r"^## .*\n+", "", table.read_text()).strip() if table.exists() else NOT_RUN
+        return f"<!-- result {match[1]} -->\n{body}\n<!-- end -->"
+
+    def value(match):
+        body = value_text(summary[match[1]]) if match[1] in summary else NOT_RUN
+        return f"<!-- value {match[1]} -->{body}<!-- end -->"
+
+    text = re.sub(r"<!-- result (\w+) -->.*?<!-- end -->", result, text, flags=re.S)
+    return re.sub(r"<!-- value (\w+) -->.*?<!-- end -->", value, text, flags=re.S)
+
+
+def copy_results(source, folder):
+    """All but the trainings themselves."""
+    for table in source.glob("*/table.md"):
+        target = folder / table.parent.name
+        target.mkdir(parents=True, exist_ok=True)
+        for file in table.parent.iterdir():
+            if file.is_file():
+                shutil.copy(file, target / file.name)
+    shutil.copy(source / "summary.json", folder / "summary.json")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--from", dest="source", type=Path)
+    parser.add_argument("--folder", type=Path, default=PAGE, help="of the page")
+    arguments = parser.parse_args()
+    if arguments.source:
+        copy_results(arguments.source, arguments.folder)
+    index = arguments.folder / "index.md"
+    before = index.read_text()
+    after = filled(before, arguments.folder)
+    if arguments.check:
+        sys.exit(0 if before == after else f"{index} is not up to date: run {Path(__file__).name}")
+    if before != after:
+        index.write_text(after)
+
+
+if __name__ == "__main__":
+    main()

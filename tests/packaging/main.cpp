@@ -1,0 +1,3 @@
+#include "hello.hpp"
+
+int main() { return hello() ? 0 : 1; }
