@@ -38,6 +38,7 @@ def filled(text, folder):
     def result(match):
         table = folder / match[1] / "table.md"
         body = re.sub(r"^## .*\n+", "", table.read_text()).strip() if table.exists() else NOT_RUN
+        body = re.sub(r"^(!\[.*\]\()(?=[^)/]+\)$)", rf"\1{match[1]}/", body, flags=re.M)  # pictures beside the table
         return f"<!-- result {match[1]} -->\n{body}\n<!-- end -->"
 
     def value(match):

@@ -71,6 +71,14 @@ TEST_CASE("the list of all operations is that of the headers") {
   CHECK(std::system("python3 '" SETTLE_SOURCE_DIR "/scripts/operations_page.py' --check") == 0);
 }
 
+TEST_CASE("the experiments' page is made of their tables") {
+  if (std::system("python3 -c '' > /dev/null 2>&1") != 0) {
+    MESSAGE("SKIP: there is no python3");
+    return;
+  }
+  CHECK(std::system("python3 '" SETTLE_SOURCE_DIR "/scripts/experiments_page.py' --check") == 0);
+}
+
 TEST_CASE("every link of the README and the docs leads to a file") {
   const std::filesystem::path root(SETTLE_SOURCE_DIR);
   std::vector<std::filesystem::path> pages{root / "README.md"};

@@ -74,7 +74,7 @@ class Report {
 
   /// A picture that is in the folder.
   void picture(const std::string& file, const std::string& title) {
-    text_ += "\n![" + title + "](" + name_ + '/' + file + ")\n";
+    text_ += "\n![" + title + "](" + file + ")\n";
   }
 
   /// A key of OUTPUT/summary.json.
