@@ -10,6 +10,7 @@
 #include "settle/cpu/packet_math.hpp"
 #include "settle/nn/batch_norm.hpp"
 #include "settle/nn/losses.hpp"
+#include "settle/nn/pixel_loss.hpp"
 #include "settle/optim/adam.hpp"
 #include "settle/optim/sgd.hpp"
 
@@ -316,4 +317,21 @@ TEST_CASE("losses keep their digits at large logits of the right and the wrong c
     const double slope = static_cast<double>(grad(loss, {logits}).front().value().data()[1]);
     CHECK(slope == doctest::Approx(-1 / (1 + std::exp(m))).epsilon(1e-5));
   }
+}
+
+TEST_CASE("losses of any number of classes keep their digits where all logits are large") {
+  for (const float size : {0.0f, 1e4f, -1e4f, 1e8f}) {
+    CAPTURE(size);
+    for (const Index classes : {2, 5}) {
+      const Var<float> logits = Tensor<float>({1, classes, 1, 1}, size);
+      const Tensor<float> target({1, 1, 1}, 1.0f);
+      const auto right = doctest::Approx(std::log(static_cast<double>(classes))).epsilon(1e-7);
+      CHECK(static_cast<double>(cross_entropy(logits, target, CrossEntropyOptions{}).item()) == right);
+      CHECK(static_cast<double>(cross_entropy(logits, target, {.label_smoothing = 0.3}).item()) == right);
+      CHECK(static_cast<double>(pixel_loss(logits, target, {}, 0).item()) == right);
+    }
+  }
+  const Var<double> z = Tensor<double>({1}, 100.0);  // softplus(100) - 100 has no digits left
+  CHECK(binary_cross_entropy_with_logits(z, Tensor<double>({1}, 1.0)).item() ==
+        doctest::Approx(std::exp(-100.0)).epsilon(1e-12));
 }

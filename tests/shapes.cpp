@@ -200,6 +200,14 @@ TEST_CASE("pooling and resizing refuse sizes out of range, however large") {
       CHECK(error_of([&] { (void)resize(x, {1, huge}, how); }) != "no error");
       CHECK(error_of([&] { (void)resize(zeros({1, 1, 1, 1}), {huge, huge}, how); }) != "no error");
     }
+    CHECK(error_of([&] { (void)adaptive_max_pool(x, {huge, 1}); }) != "no error");
+    CHECK(error_of([&] { (void)adaptive_average_pool(x, {1, huge}); }) != "no error");
+    for (const Border border : {Border::replicate, Border::circular, Border::reflect})
+      for (const Shape& much_more : {Shape{0, 0, huge, 0}, Shape{0, 0, 0, huge}}) {
+        CHECK(error_of([&] { (void)pad(x, much_more, {0, 0, 0, 0}, border); }) != "no error");
+        CHECK(error_of([&] { (void)pad(x, {0, 0, 0, 0}, much_more, border); }) != "no error");
+        CHECK(error_of([&] { (void)pad(x, much_more, much_more, border); }) != "no error");
+      }
     CHECK(error_of([&] { (void)resize_image(blank_image(4, 4), huge, 4); }) != "no error");
     CHECK(error_of([&] { (void)resize_image(blank_image(4, 4), 4, huge); }) != "no error");
     CHECK(error_of([&] { (void)blank_image(huge, huge); }) != "no error");
@@ -213,6 +221,7 @@ TEST_CASE("pooling and resizing refuse sizes out of range, however large") {
     CHECK(error_of([&] { (void)blank_image(below, 4); }) != "no error");
     check_refused("[resize_image]", [&] { (void)resize_image(blank_image(4, 4), below, 4); });
   }
+  check_refused("is no tensor's shape", [&] { (void)adaptive_max_pool(x, {Index{1} << 32, Index{1} << 32}); });
   check_refused("[max_pool]", [&] { (void)max_pool(x, {.size = {0, 1}}); });
   check_refused("[resize]", [&] { (void)resize(x, {0, 3}, Interpolation::bilinear); });
 }
@@ -238,6 +247,9 @@ TEST_CASE("batch norm refuses images of other channels than its own") {
     check_refused("expected images of 3 channels", [&] { (void)norm(image); });
     check_refused("[batch_norm]", [&] { (void)norm.fold(image); });
   }
+  const auto frozen = FrozenBatchNorm<double>::initial(3);
+  for (const Shape& shape : {Shape{1, 1, 4, 4}, Shape{1, 4, 4, 4}, Shape{3, 4, 4}})
+    check_refused("expected images (N, C, H, W) of 3 channels", [&] { (void)frozen(Var<double>(Tensor<double>(shape, 1.0))); });
   const auto of_one = BatchNorm<double>::initial(1, 1, 0, 1e-5);
   check_refused("[batch_norm]", [&] { (void)of_one(Var<double>(Tensor<double>(Shape{1, 3, 4, 4}, 1.0))); });
   const BatchNorm<double> uneven{Tensor<double>(Shape{3}, 1.0), Tensor<double>(Shape{1}, 1.0)};

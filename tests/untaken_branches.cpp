@@ -6,6 +6,8 @@
 
 #include "derivatives.hpp"
 #include "settle/autodiff/grad.hpp"
+#include "settle/nn/losses.hpp"
+#include "settle/nn/pixel_loss.hpp"
 #include "settle/ops/map.hpp"
 #include "settle/ops/reduce.hpp"
 
@@ -209,5 +211,68 @@ TEST_CASE("a row that is all minus infinity and masked out takes no part in a lo
     const Var<double> second = grad(sum(g * g), {x}).front();
     for (Index k = 0; k < 2; ++k) CHECK(second.value().data()[k] == 0);
     for (Index k = 2; k < 4; ++k) CHECK(std::isfinite(second.value().data()[k]));
+  }
+}
+
+namespace {
+
+/// The value, the gradient and that of the gradient's squares' sum.
+template <class Loss>
+void check_loss(const Loss& loss, const Tensor<double>& logits, double value, const std::vector<double>& slopes) {
+  Tape<double> tape;
+  const Var<double> z = tape.leaf(logits);
+  const Var<double> y = loss(z);
+  CHECK(y.item() == doctest::Approx(value).epsilon(1e-14));
+  const Var<double> g = grad(y, {z}, {.create_graph = true}).front();
+  const Var<double> second = grad(sum(g * g), {z}).front();
+  for (std::size_t k = 0; k < slopes.size(); ++k) {
+    CAPTURE(k);
+    CHECK(g.value().values()[k] == doctest::Approx(slopes[k]).epsilon(1e-14));
+    CHECK(std::isfinite(second.value().values()[k]));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a class that another label leaves out, or a pixel that is ignored, takes no part in a loss") {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto entropy = [](Tensor<double> labels, CrossEntropyOptions options = {}) {
+    return [=](const Var<double>& z) { return cross_entropy(z, labels, options); };
+  };
+  check_loss(entropy(Tensor<double>({1}, 1.0)), Tensor<double>({1, 2}, {-infinity, 0}), 0, {0, 0});
+  check_loss(entropy(Tensor<double>({1}, 2.0)), Tensor<double>({1, 3}, {0, -infinity, 0}), std::log(2.), {.5, 0, -.5});
+  for (const double nothing : {-infinity, infinity, nan}) {
+    CAPTURE(nothing);
+    check_loss(entropy(Tensor<double>({2}, {255, 0}), {.ignore = 255}),
+               Tensor<double>({2, 2}, {nothing, nothing, 0, 0}), std::log(2.), {0, 0, -.5, .5});
+    for (const double gamma : {0., 2.}) {
+      CAPTURE(gamma);
+      const double factor = gamma == 0 ? 1 : .25;  // (1 - p) squared, held constant
+      check_loss(
+          [=](const Var<double>& z) {
+            return pixel_loss(z, Tensor<double>({1, 1, 2}, 0.0), Tensor<double>({1, 1, 2}, {1, 0}), gamma);
+          },
+          Tensor<double>({1, 2, 1, 2}, {nothing, 0, nothing, 0}), factor * std::log(2.),
+          {0, -.5 * factor, 0, .5 * factor});
+    }
+  }
+  check_loss([](const Var<double>& z) { return pixel_loss(z, Tensor<double>({1, 1, 1}, 1.0), {}, 0); },
+             Tensor<double>({1, 2, 1, 1}, {-infinity, 0}), 0, {0, 0});
+  check_loss(
+      [](const Var<double>& z) {
+        return binary_cross_entropy_with_logits(z, Tensor<double>({3}, {0, 1, .5}), LossReduction::sum);
+      },
+      Tensor<double>({3}, {-infinity, infinity, 0}), std::log(2.), {0, 0, 0});
+}
+
+TEST_CASE("the largest value of a row with NaN that is left out has no gradient") {
+  Tape<double> tape;
+  const Var<double> x = tape.leaf(Tensor<double>({2, 2}, {std::numeric_limits<double>::quiet_NaN(), 1, 2, 3}));
+  const Var<double> kept = Tensor<double>({2, 1}, {0, 1});
+  for (const bool largest : {true, false}) {
+    const Var<double> y = largest ? max(x, {1}) : min(x, {1});
+    const Var<double> g = grad(sum(map([](auto v, auto k) { return select(k, v, 0.); }, y, kept)), {x}).front();
+    const std::vector<double> right = largest ? std::vector<double>{0, 0, 0, 1} : std::vector<double>{0, 0, 1, 0};
+    for (std::size_t k = 0; k < 4; ++k) CHECK(g.value().values()[k] == right[k]);
   }
 }

@@ -103,6 +103,9 @@ TEST_CASE("RoIAlign names what is wrong with its arguments, and is not held up b
   CHECK(contains(error({0, 0, 1, 1}, {1}), "images below 1, got 1"));
   CHECK(contains(error({0, 0, 1, 1}, {}), "an image for each of 1 boxes, got 0"));
   CHECK(contains(error({0, 0, 1, 1}, {0}, {{0, 7}}), "at least 1 x 1 bins"));
+  CHECK(contains(error({0, 0, 1, 1}, {0}, {{7, 7}, 1, 1 << 20}), "0 to 65536 samples"));
+  CHECK(contains(error({0, 0, 1, 1}, {0}, {{Index{1} << 60, 1}}), "is no tensor's shape"));
+  CHECK(contains(error({0, 0, 1, 1}, {0}, {{Index{1} << 40, 1}}), "[roi_align] out of memory"));
   CHECK(contains(error_of([&] { roi_align(x, Tensor<double>(Shape{4}), {0}); }), "boxes (R, 4), got (4)"));
   const V far = roi_align(x, Tensor<double>(Shape{1, 4}, std::vector<double>{-1e12, -1e12, 1e12, 1e12}), {0}, {{1, 1}});
   CHECK(std::abs(far.item()) < 1e-15);

@@ -271,7 +271,10 @@ struct FrozenBatchNorm {
     return {per_channel(scale), per_channel(shift)};
   }
 
+  /// x (N, C, H, W) normalised. Throws Error for another number of channels.
   Var<T, Device> operator()(const Var<T, Device>& x) const {
+    require(x.shape().rank() == 4 && x.shape(1) == weight.size(), "batch_norm", "expected images (N, C, H, W) of ",
+            weight.size(), " channels, got ", x.shape());
     const auto [scale, shift] = fold();
     return map([](auto v, auto s, auto b) { return v * s + b; }, x, scale, shift);
   }

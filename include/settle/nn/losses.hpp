@@ -107,25 +107,34 @@ Var<T, D> cross_entropy(const Var<T, D>& logits, const Tensor<T, D>& target, con
     if (!options.class_weights.empty()) weights[k] = static_cast<T>(options.class_weights[k]);
   }
   const Tensor<T, D> number(per_class, numbers), class_weight(per_class, weights), label = target.reshape(place);
+  // A class without a share takes no part, and a logit of -infinity that it may have neither.
+  const auto [largest, total] = detail::sum_of_exponentials(logits, {1});
   const auto terms = reduce(
-      [](auto z, auto total, auto t, auto k, auto w, auto nothing, auto smoothing, auto count) {
-        return select(t == nothing, 0., w * ((1. - smoothing) * (t == k) + smoothing / count) * (total - z));
+      [](auto z, auto m, auto s, auto t, auto k, auto w, auto nothing, auto smoothing, auto count) {
+        const auto share = select(t == nothing, 0., w * ((1. - smoothing) * (t == k) + smoothing / count));
+        return select(share == 0., 0., share * (s - (z - m)));
       },
-      {1}, logits, logsumexp(logits, {1}), label, number, class_weight, static_cast<double>(ignored),
-      options.label_smoothing, static_cast<double>(l[1]));
+      {1}, logits, largest, map([](auto s) { return log(s); }, total), label, number, class_weight,
+      static_cast<double>(ignored), options.label_smoothing, static_cast<double>(l[1]));
   if (options.reduction == LossReduction::sum) return sum(terms);
   const auto counted = reduce([](auto t, auto k, auto w) { return w * (t == k); }, {1}, label, number, class_weight);
   return map([](auto s, auto n) { return select(n > 0., s / n, 0.); }, sum(terms), sum(counted));
 }
 
 /// The cross-entropy of two classes from one logit z each, with t the probability of the class:
-/// log(1 + exp(z)) - t z, finite for large z; PyTorch's binary_cross_entropy_with_logits.
+/// log(1 + exp(z)) - t z, finite for large z, and 0 where t is 0 or 1 and z infinite on that side; else PyTorch's
+/// binary_cross_entropy_with_logits.
 /// logits and target of one shape. Throws Error when they do not fit.
 template <class T, class D>
 Var<T, D> binary_cross_entropy_with_logits(const Var<T, D>& logits, const Tensor<T, D>& target,
                                            LossReduction reduction = LossReduction::mean) {
   detail::require_equal_shapes("binary_cross_entropy_with_logits", logits, target);
-  return detail::reduced_loss(map([](auto z, auto t) { return softplus(z) - t * z; }, logits, target), reduction);
+  const auto terms = map(
+      [](auto z, auto t) {
+        return softplus(select(t == 1., -z, z)) - select((t == 0.) + (t == 1.) > 0., 0., t * z);
+      },
+      logits, target);
+  return detail::reduced_loss(terms, reduction);
 }
 
 /// The distance d from the target, |d| - beta / 2 and below beta d² / (2 beta), as PyTorch's smooth_l1_loss; with beta

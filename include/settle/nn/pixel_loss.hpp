@@ -48,16 +48,19 @@ Var<T, D> pixel_loss(const Var<T, D>& logits, const Tensor<T, D>& target, const 
   Var<T, D> weight = reduce(chosen, {1}, broadcast_to(class_weight, l), t, number);
   if (ignore.size() > 0)
     weight = map([](auto w, auto left_out) { return w * (1. - left_out); }, weight, Var<T, D>(ignore.reshape(pixels)));
-  const Var<T, D> loss = logsumexp(logits, {1}) - reduce(chosen, {1}, logits, t, number);
+  const auto [largest, exponentials] = detail::sum_of_exponentials(logits, {1});
+  const Var<T, D> loss = reduce([](auto z, auto m, auto s, auto is, auto k) { return select(is == k, s - (z - m), 0.); },
+                                {1}, logits, largest, map([](auto s) { return log(s); }, exponentials), t, number);
   Var<T, D> factor = weight;
   if (gamma > 0)
-    factor = map([](auto w, auto v, auto g) { return w * exp(g * log(max(-expm1(-v), 1e-30))); }, weight,
-                 stop_gradient(loss), gamma);
+    factor = map(
+        [](auto w, auto v, auto g) { return select(w == 0., 0., w * exp(g * log(max(-expm1(-v), 1e-30)))); }, weight,
+        stop_gradient(loss), gamma);
   Var<T, D> total = sum(weight);
   if (const distributed::JoinedBatch* const batch = distributed::Together::current())
     total = batch->share.weight() * distributed::all_reduce(total, batch->group);
   return map([](auto s, auto n) { return s / max(n, 1e-30); },
-             sum(map([](auto w, auto v) { return w * v; }, factor, loss)), total);
+             sum(map([](auto w, auto v) { return select(w == 0., 0., w * v); }, factor, loss)), total);
 }
 
 }  // namespace settle

@@ -35,14 +35,19 @@ Var<T, D> pad(const Var<T, D>& x, const Shape& before, const Shape& after, Borde
     const Index extent = x.shape(a), most = std::max(before[a], after[a]);
     require(border == Border::reflect ? most < extent : border == Border::circular ? most <= extent : extent > 0, "pad",
             "axis ", a, " of ", x.shape(), " is too short to be continued by ", before[a], " and ", after[a]);
-    std::vector<Index> from;
-    for (Index i = -before[a]; i < extent + after[a]; ++i) {
+    Shape continued = y.shape();
+    continued[a] = sum_of_extents({before[a], extent, after[a]});
+    const auto count = static_cast<std::size_t>(continued[a]);
+    (void)continued.size();  // throws where it is no tensor's
+    auto from = with_memory("pad", count * sizeof(Index), [&] { return std::vector<Index>(count); });
+    for (std::size_t k = 0; k < count; ++k) {
+      const Index i = static_cast<Index>(k) - before[a];
       if (border == Border::replicate)
-        from.push_back(std::clamp<Index>(i, 0, extent - 1));
+        from[k] = std::clamp<Index>(i, 0, extent - 1);
       else if (border == Border::circular)
-        from.push_back((i + extent) % extent);
+        from[k] = (i + extent) % extent;
       else
-        from.push_back(i < 0 ? -i : i < extent ? i : 2 * (extent - 1) - i);
+        from[k] = i < 0 ? -i : i < extent ? i : 2 * (extent - 1) - i;
     }
     y = gather(y, a, Indices(from));
   }

@@ -145,8 +145,8 @@ Var<T, D> adaptive_max_pool(const Var<T, D>& x, std::array<Index, 2> size) {
   // Windows of no one size: for those who ask which may hold a pixel, all do.
   g.stride = {1, 1}, g.padding = size, g.size = {g.in[0] + size[0], g.in[1] + size[1]};
   const Tensor<T> values = to<Cpu>(x.value());
-  Tensor<Index> positions(Shape{g.planes * size[0] * size[1]});
-  Index* next = positions.mutable_data();
+  Tensor<Index> found(Shape{g.planes, size[0], size[1]});
+  Index* next = found.mutable_data();
   for (Index plane = 0; plane < g.planes; ++plane)
     for (Index p = 0; p < size[0]; ++p)
       for (Index q = 0; q < size[1]; ++q) {
@@ -161,7 +161,7 @@ Var<T, D> adaptive_max_pool(const Var<T, D>& x, std::array<Index, 2> size) {
           }
         *next++ = best;
       }
-  return detail::chosen(x, g, to<D>(positions));
+  return detail::chosen(x, g, to<D>(found.reshape({found.size()})));
 }
 
 namespace detail {

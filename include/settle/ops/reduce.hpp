@@ -72,7 +72,7 @@ Var<T, D> broadcast_to(const Var<T, D>& x, const Shape& shape) {
 }
 
 /// The largest value over some axes, which keep extent 1. Equal largest values share the cotangent, as PyTorch's amax
-/// does. Throws Error when there is nothing to compare.
+/// does; none of a row with NaN does. Throws Error when there is nothing to compare.
 template <class T, class D>
 Var<T, D> max(const Var<T, D>& x, Axes axes) {
   require(detail::reduced_count(x.shape(), axes) > 0, "max", "the maximum of no elements is undefined, got shape ",
@@ -82,8 +82,8 @@ Var<T, D> max(const Var<T, D>& x, Axes axes) {
   return record<T, D>("max", y, {x}, [x, y](const Var<T, D>& g, Cotangents<T, D>& gradients) {
     const Var<T, D> largest(y);
     const Var<T, D> chosen = map([](auto v, auto m) { return v == m; }, stop_gradient(x), largest);
-    gradients.add(0, map([](auto cotangent, auto one, auto count) { return cotangent * one / count; }, g, chosen,
-                         sum_to(chosen, y.shape())));
+    gradients.add(0, map([](auto cotangent, auto one, auto count) { return select(one > 0., cotangent / count, 0.); }, g,
+                         chosen, sum_to(chosen, y.shape())));
   });
 }
 

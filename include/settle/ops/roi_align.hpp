@@ -16,7 +16,7 @@ namespace settle {
 struct RoiAlignOptions {
   std::array<Index, 2> size{7, 7};  ///< bins that a box is cut into, down and across
   double scale = 1;                 ///< places of the map to a unit of the boxes: 1 / stride
-  Index samples = 0;                ///< along each side of a bin; 0: as many as the bin has places, rounded up
+  Index samples = 0;                ///< along each side of a bin, up to 65536; 0: as many as it has places, rounded up
   bool aligned = true;  ///< place (0, 0) has its centre at (1/2, 1/2); false: at (0, 0), as the first version
 };
 
@@ -41,7 +41,9 @@ std::vector<BinWeights> bin_weights(B from, B to, Index bins, Index extent, cons
   const B bin = length / static_cast<B>(bins);
   const B count = o.samples > 0 ? static_cast<B>(o.samples) : std::ceil(bin), step = bin / count;
   const B last = static_cast<B>(extent);
-  std::vector<BinWeights> out(static_cast<std::size_t>(bins));
+  const auto number_of_bins = static_cast<std::size_t>(bins);
+  auto out = with_memory("roi_align", number_of_bins * sizeof(BinWeights),
+                         [&] { return std::vector<BinWeights>(number_of_bins); });
   if (!(count > 0)) return out;
   for (Index p = 0; p < bins; ++p) {
     const B begin = start + static_cast<B>(p) * bin;
@@ -70,8 +72,8 @@ std::vector<BinWeights> bin_weights(B from, B to, Index bins, Index extent, cons
 template <class B>
 void require_regions(const char* where, const Tensor<B>& boxes, const RoiAlignOptions& o) {
   require(boxes.rank() == 2 && boxes.shape(1) == 4, where, "expected boxes (R, 4), got ", boxes.shape());
-  require(o.size[0] >= 1 && o.size[1] >= 1 && o.samples >= 0 && o.scale > 0, where,
-          "expected at least 1 x 1 bins, samples of at least 0 and a scale above 0, got ", o.size[0], " x ", o.size[1],
+  require(o.size[0] >= 1 && o.size[1] >= 1 && o.samples >= 0 && o.samples <= 65536 && o.scale > 0, where,
+          "expected at least 1 x 1 bins, 0 to 65536 samples and a scale above 0, got ", o.size[0], " x ", o.size[1],
           ", ", o.samples, " and ", o.scale);
   for (Index r = 0; r < boxes.shape(0); ++r) {
     const B* b = boxes.data() + 4 * r;
@@ -87,6 +89,7 @@ LinearMap roi_matrix(const Shape& x, const Tensor<B>& boxes, const std::vector<I
                      const RoiAlignOptions& o) {
   SparseMatrix matrix;
   matrix.columns = x[0] * x[2] * x[3];
+  matrix.reserve("roi_align", boxes.shape(0) * o.size[0] * o.size[1], 4);
   for (Index r = 0; r < boxes.shape(0); ++r) {
     const B* b = boxes.data() + 4 * r;
     const auto down = bin_weights(b[1], b[3], o.size[0], x[2], o), across = bin_weights(b[0], b[2], o.size[1], x[3], o);
@@ -120,6 +123,7 @@ Var<T, D> roi_align(const Var<T, D>& x, const Tensor<B>& boxes, const std::vecto
           " boxes, got ", images.size());
   for (const Index image : images)
     require(image >= 0 && image < shape[0], "roi_align", "expected images below ", shape[0], ", got ", image);
+  (void)Shape{boxes.shape(0), options.size[0], options.size[1], shape[1]}.size();  // throws where it is no tensor's
   const auto channels_last = reshape(transpose(x, {0, 2, 3, 1}), {shape[0] * shape[2] * shape[3], shape[1]});
   const auto bins = apply_along(channels_last, 0, detail::roi_matrix(shape, boxes, images, options));
   return transpose(reshape(bins, {boxes.shape(0), options.size[0], options.size[1], shape[1]}), {0, 3, 1, 2});
