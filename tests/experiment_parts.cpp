@@ -1,13 +1,16 @@
 // What the experiments' tables and figures are made of.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "errors.hpp"
 #include "settle/experiments/all.hpp"
+#include "settle/nn/conv_gru.hpp"
 #include "temporary_folder.hpp"
 
 using namespace settle;
@@ -193,6 +196,48 @@ TEST_CASE("a curriculum begins with shorter contours and ends with the longest")
     CHECK(equal(found.image, expected.image));
     CHECK(equal(found.target, expected.target));
   }
+}
+
+namespace {
+
+/// A read-out by which samples do not see one another.
+struct PlainReadout {
+  ConvLayer<float> conv6;
+  bool whole_image = false;
+  Var<float> operator()(const Var<float>& h) const { return conv6(h); }
+  void parameters(auto&& visit) { visit_part("conv6", conv6, visit); }
+};
+
+}  // namespace
+
+TEST_CASE("a frame that is not finite does not spoil those after it") {
+  SegmentationOptions options;
+  options.model.kernel = 3, options.model.orientations = 2;
+  using Net = RecurrentNet<SquaringStem<float>, ConvGruCell<float>, PlainReadout>;
+  const auto released = conv_gru_net<float>(options.model_options());
+  SegmentationOf<Net, Cpu> segmentation(Net{released.stem, released.cell, {released.readout.conv6}}, options);
+  Random random(1);
+  const Tensor<float> frame = uniform<float>({2, 1, 12, 12}, 0, 1, random);
+  Tensor<float> broken = frame.clone();
+  broken.mutable_data()[144 + 70] = std::numeric_limits<float>::quiet_NaN();  // in the second sample
+  const auto logits = [&](const std::vector<Tensor<float>>& frames, bool warm = true) {
+    std::vector<Tensor<float>> out;
+    segmentation.track(frames, 4, warm, [&](std::size_t, const Tensor<float>& shown) { out.push_back(shown); });
+    return out;
+  };
+  const auto same = [](const Tensor<float>& a, const Tensor<float>& b, Index sample) {
+    const Index count = a.size() / 2;
+    return std::equal(a.data() + sample * count, a.data() + (sample + 1) * count, b.data() + sample * count);
+  };
+  const auto right = logits({frame, frame, frame}), found = logits({frame, broken, frame});
+  CHECK_FALSE(same(right[0], right[1], 1));  // a warm start tells
+  CHECK_FALSE(same(found[1], found[1], 1));  // NaN
+  CHECK(same(found[2], right[2], 0));
+  CHECK(same(found[2], right[1], 1));  // as if the broken frame had not been
+  const auto first = logits({broken, frame});
+  CHECK(same(first[1], right[1], 0));
+  CHECK(same(first[1], right[0], 1));
+  CHECK(same(logits({frame, frame}, false)[1], right[0], 1));
 }
 
 TEST_CASE("the classification task marks both ends of one contour, or an end each of two") {

@@ -69,6 +69,27 @@ TEST_CASE("a stability profile sees what an earlier step's Jacobian sent to noth
   }
 }
 
+TEST_CASE("a warm spectral hinge goes on to see what no loss depends on") {
+  for (const double largest : {2.0, -2.0, 1.05}) {
+    CAPTURE(largest);
+    const Tensor<double> rates(Shape{1, 3}, {0.3, 0.6, largest}), x(Shape{1, 3}, 1.0);
+    fp::Warm warm{Var<double>(Tensor<double>(Shape{1, 3}, {1 / 0.7, 1 / 0.4, 1 / (1 - largest)}))};
+    for (int pass = 1; pass <= 4; ++pass) {
+      CAPTURE(pass);
+      Tape<double> tape;
+      const Var<double> a = tape.leaf(rates);
+      const auto solution = fp::solve(
+          Diagonal{}, {.stop = fp::Residual{}, .adjoint = fp::Gmres{}, .penalty = fp::SpectralHinge{.target = 0.9}},
+          warm, a, Var<double>(x));
+      const double above = std::abs(largest) - 0.9;
+      if (pass > 1) CHECK(solution.penalty.item() == doctest::Approx(above * above).epsilon(1e-6));
+      const Var<double> weights = Tensor<double>(Shape{1, 3}, {1.0 * pass, 4.0 - pass, 0.0});
+      const auto g = grad(sum(solution.z * weights) + solution.penalty, {a}).front();
+      if (pass > 1) CHECK(std::abs(g.value().data()[2]) == doctest::Approx(2 * above).epsilon(1e-6));
+    }
+  }
+}
+
 TEST_CASE("a stability profile refuses counts below 0") {
   const auto profile = [](const fp::StabilitySettings& settings) {
     (void)fp::stability_profile([](const Var<double>& z) { return 0.5 * z; }, settings,
@@ -215,6 +236,37 @@ TEST_CASE("a batch may hold states of all scales") {
   }
 }
 
+TEST_CASE_TEMPLATE("the price of what moves does not depend on the state's scale", T, double, float) {
+  const auto price = [](const Tensor<T>& drive) {
+    Tape<T> tape;
+    const Var<T> x = tape.leaf(drive);
+    const auto solution =
+        fp::solve([](const Var<T>& z, const Var<T>& u) { return 0.5 * z + u; },
+                  {.stop = fp::Steps{5}, .penalty = fp::Movement{}}, Var<T>(Tensor<T>(drive.shape(), T{0})), x);
+    return std::pair(static_cast<double>(solution.penalty.item()),
+                     to_doubles(grad(solution.penalty, {x}).front().value()));
+  };
+  // From 15 / 8 to 31 / 16 of x in the last step.
+  const double slope = 2 * (1.0 / 16) * (15.0 / 8) / std::pow(31.0 / 16, 3);
+  const bool is_double = sizeof(T) == 8;
+  const auto value_at = [&](double scale) { return price(Tensor<T>(Shape{1, 1}, static_cast<T>(scale))); };
+  for (const int power :
+       is_double ? std::vector<int>{-900, -40, 0, 40, 900} : std::vector<int>{-100, -40, 0, 40, 100}) {
+    CAPTURE(power);
+    const auto found = value_at(std::ldexp(1.0, power));
+    CHECK(found.first == value_at(1).first);
+    CHECK(found.first == doctest::Approx(1.0 / 961).epsilon(1e-6));
+    CHECK(std::ldexp(found.second.front(), power) == doctest::Approx(slope).epsilon(1e-5));
+  }
+  // Samples of all scales, one of which rests at 0.
+  const double small = is_double ? 1e-290 : 1e-23, large = is_double ? 1e290 : 1e20;
+  const Tensor<T> mixed(Shape{4, 1}, {T{1}, static_cast<T>(small), T{0}, static_cast<T>(large)});
+  const auto found = price(mixed);
+  CHECK(found.first == doctest::Approx(3.0 / 4 / 961).epsilon(1e-5));
+  for (const std::size_t k : {0u, 1u, 3u})
+    CHECK(found.second[k] * static_cast<double>(mixed.data()[k]) == doctest::Approx(slope / 4).epsilon(1e-5));
+}
+
 TEST_CASE("the global norm of gradients neither over- nor underflows, and clipping keeps their direction") {
   for (const double scale : {1e-290, 1e-155, 1.0, 1e155, 1e290}) {
     std::vector<Var<double>> g{Tensor<double>(Shape{2}, {3 * scale, 0.0}), Tensor<double>(Shape{1}, -4 * scale)};
@@ -260,6 +312,13 @@ TEST_CASE("a report has doubts about a state that did not settle, or seems to ha
         std::string::npos);
   CHECK(report_of(0.01, 1, 0, {.stop = fp::Residual{}, .adjoint = fp::Terms{0}}).ok());
   CHECK_FALSE(report_of(0.5, 1, 0, {}).ok(1e-9));  // by a tolerance of the caller's
+  // An adjoint that nobody looked at, cut short or beside a state that creeps; that of the steps taken needs no look.
+  const fp::Options unchecked{.stop = fp::Residual{}, .check_adjoint = false};
+  fp::Options cut_short = unchecked;
+  cut_short.adjoint = fp::Terms{0};
+  for (const fp::Report& report : {report_of(0.9, 1, 0, cut_short), report_of(1 - 1e-8, 1e-5, 1, unchecked)})
+    CHECK(report.doubts() == "the adjoint was not checked: check_adjoint is false");
+  CHECK(report_of(0.5, 1, 0, {.adjoint = fp::Checkpointed{}, .check_adjoint = false}).ok());
   // Before the backward pass the residual alone can speak.
   Tape<double> tape;
   const Var<double> rate = tape.leaf(Tensor<double>(Shape{1, 1}, 1.5)), one = Tensor<double>(Shape{1, 1}, 1.0);
@@ -293,6 +352,27 @@ TEST_CASE_TEMPLATE("a fixed point at 0 is reached without an absolute tolerance"
   const auto counted =
       fp::solve(Diagonal{}, {.stop = fp::Steps{80}}, sample<T>({1.0}), sample<T>({0.5}), sample<T>({0}));
   CHECK(counted.report->forward.verdict == fp::Verdict::converged);
+}
+
+TEST_CASE("a solve with a shared inverse says how it went, and gets to a fixed point at 0") {
+  const auto report_of = [](const fp::SharedInverse& options, const std::vector<double>& x) {
+    const auto solution = fp::solve_with_shared_inverse(Diagonal{}, options, sample<double>({1, 1, 1, 1}),
+                                                        sample<double>({0.9, 0.5, -0.3, 0.1}), sample<double>(x));
+    return *solution.report;
+  };
+  const auto at_zero = report_of({}, {0, 0, 0, 0}), elsewhere = report_of({}, {1, 1, 1, 1});
+  for (const fp::SharedInverseReport& report : {at_zero, elsewhere}) {
+    CHECK(report.verdict == fp::Verdict::converged);
+    CHECK(report.steps < 12);
+    CHECK(report.residual <= 1e-4);
+  }
+  const auto stopped = report_of({.max_steps = 2}, {1, 1, 1, 1});
+  CHECK(stopped.verdict == fp::Verdict::max_steps);
+  CHECK(stopped.steps == 2);
+  CHECK(stopped.residual > 1e-4);
+  const auto broken = report_of({}, {1, std::numeric_limits<double>::quiet_NaN(), 1, 1});
+  CHECK(broken.verdict == fp::Verdict::nonfinite);
+  CHECK(broken.steps == 1);
 }
 
 TEST_CASE("an option that makes no sense is an error that names it") {
@@ -362,6 +442,26 @@ TEST_CASE("an option that makes no sense is an error that names it") {
                  .penalty = fp::Lcp{.lambda = 0},
                  .lipschitz = 0.999}) == "no error");
 
+  const auto shared_refused = [](const fp::SharedInverse& options, const char* name) {
+    const std::string text = error_of([&] {
+      (void)fp::solve_with_shared_inverse([](const Var<double>& z) { return 0.5 * z; }, options,
+                                          Var<double>(Tensor<double>(Shape{1, 2}, 1.0)));
+    });
+    CAPTURE(text);
+    CHECK(text.starts_with("[fixed_point] expected "));
+    CHECK(contains(text, name));
+  };
+  for (const double bad : {0.0, -1e-3, nan, inf}) shared_refused({.rtol = bad}, "rtol");
+  for (const double bad : {0.5, nan}) shared_refused({.solver = {.safeguard = bad}}, "safeguard");
+  shared_refused({.solver = {.rank = 0}}, "rank");
+  shared_refused({.max_steps = 0}, "max_steps");
+  shared_refused({.products = -1}, "products");
+
+  for (const double bad : {-0.1, nan, inf}) {
+    Tape<double> tape;
+    const Var<double> z = tape.leaf(Tensor<double>(Shape{1, 2}, 1.0));
+    CHECK(contains(error_of([&] { (void)fp::lcp(0.5 * z, z, {.lambda = bad}); }), "expected a finite lambda >= 0"));
+  }
   for (const auto& bad :
        {fp::DualWeight::Settings{.target = nan}, fp::DualWeight::Settings{.quantile = 1.5},
         fp::DualWeight::Settings{.quantile = -0.1}, fp::DualWeight::Settings{.quantile = nan},

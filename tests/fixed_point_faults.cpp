@@ -110,6 +110,16 @@ TEST_CASE("a second derivative is right, or a report that can be read says that 
       }
 }
 
+TEST_CASE("a second derivative that its solver took for solved too early is doubted as a first one is") {
+  const fp::Options options{.stop = fp::Residual{}, .adjoint = fp::Neumann{.rtol = 0.3}};
+  const Second found = second_derivative({0, 0.9}, {1, 0}, options);
+  check_close(found.derivative, {0, (1 - std::pow(0.9, 13)) / 0.1}, 1e-12);  // 10 is right
+  CHECK(found.report.higher.front().verdict == fp::Verdict::converged);
+  CHECK(contains(found.report.doubts(), "the adjoint of a derivative of higher order has an error of about 0.34"));
+  CHECK_FALSE(found.report.ok());
+  CHECK(found.report.ok(0.4));
+}
+
 TEST_CASE("samples that are solved keep their second derivatives beside one that is not") {
   for (const fp::OnFail on_fail : going_on) {
     const fp::Options options{.stop = fp::Residual{}, .adjoint = fp::Neumann{.rtol = 1e-10}, .on_fail = on_fail};

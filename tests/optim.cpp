@@ -173,6 +173,33 @@ TEST_CASE("gradients and modules that do not fit are errors") {
   CHECK_THROWS_WITH(adam.step(single, {g[0]}), "[adam] expected 2 parameters as before, got 1");
 }
 
+TEST_CASE("an optimiser's option out of its range is an error that names it, and changes nothing") {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
+  const auto refusal = [](auto optimiser) {
+    Pair p = start();
+    const std::string text = error_of([&] { optimiser.step(p, gradients_at(p, 0)); });
+    CHECK(values(p) == values(start()));
+    return text;
+  };
+  for (const double bad : {-1e-3, nan, infinity}) {
+    CHECK(contains(refusal(Adam<double>({.rate = bad})), "[adam] expected rate >= 0 and finite, got "));
+    CHECK(contains(refusal(AdamW<double>({.weight_decay = bad})), "[adamw] expected weight_decay >= 0 and finite"));
+    CHECK(contains(refusal(Sgd<double>({.rate = bad})), "[sgd] expected rate >= 0 and finite, got "));
+    CHECK(contains(refusal(Sgd<double>({.weight_decay = bad})), "[sgd] expected weight_decay >= 0"));
+    CHECK(contains(refusal(Adam<double>({.groups = {{.pattern = "a", .rate_factor = bad}}})), "rate_factor"));
+    CHECK(contains(refusal(Sgd<double>({.groups = {{.pattern = "a", .weight_decay = bad}}})), "weight_decay"));
+  }
+  for (const double bad : {-0.1, 1.0, nan, infinity}) {
+    CHECK(contains(refusal(Adam<double>({.beta1 = bad})), "[adam] expected 0 <= beta1 < 1, got "));
+    CHECK(contains(refusal(AdamW<double>({.beta2 = bad})), "[adamw] expected 0 <= beta2 < 1, got "));
+    CHECK(contains(refusal(Sgd<double>({.momentum = bad})), "[sgd] expected 0 <= momentum < 1, got "));
+  }
+  for (const double bad : {0.0, -1e-8, nan, infinity})
+    CHECK(contains(refusal(Adam<double>({.epsilon = bad})), "[adam] expected epsilon > 0 and finite, got "));
+  CHECK(refusal(Adam<double>({.rate = 0, .beta1 = 0, .beta2 = 0})) == "no error");
+  CHECK(refusal(Sgd<double>({.rate = 0})) == "no error");
+}
+
 TEST_CASE("clipping scales all gradients to the global norm") {
   std::vector<Var<double>> gradients{Tensor<double>(Shape{3}, {3.0, -4.0, 0.0}),
                                      Tensor<double>(Shape{2, 1}, {12.0, 84.0})};
@@ -187,6 +214,12 @@ TEST_CASE("clipping scales all gradients to the global norm") {
   std::vector<Var<float>> large{Tensor<float>(Shape{2}, {1e20f, 0.0f})};  // its square is no float
   CHECK(clip_global_norm(large, 1.0) == doctest::Approx(1e20));
   CHECK(large[0].value().data()[0] == doctest::Approx(1));
+  for (const double bad : {-1.0, std::numeric_limits<double>::quiet_NaN()})
+    CHECK(
+        contains(error_of([&] { clip_global_norm(gradients, bad); }), "[clip_global_norm] expected limit >= 0, got "));
+  CHECK(gradients[1].value().data()[1] == small[1].value().data()[1]);
+  CHECK(clip_global_norm(gradients, std::numeric_limits<double>::infinity()) == doctest::Approx(5));
+  CHECK(gradients[1].value().data()[1] == small[1].value().data()[1]);
 }
 
 TEST_CASE("learning rates follow PyTorch's schedules") {

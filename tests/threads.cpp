@@ -212,7 +212,10 @@ TEST_CASE("a pool can be resized between loops, and refuses to have no threads")
         100, 1, [&](Index begin, Index end) { total += std::accumulate(data.begin() + begin, data.begin() + end, 0); });
     CHECK(total == 100);
   }
-  CHECK_THROWS_AS(ThreadPool(0), Error);
+  CHECK_THROWS_WITH_AS(ThreadPool(0), "[threads] expected 1 to 4096 threads, got 0", Error);
+  for (const int too_many : {4097, 1 << 30}) CHECK_THROWS_AS(pool.resize(too_many), Error);
+  CHECK_THROWS_WITH_AS(ThreadPool(1 << 30), "[threads] expected 1 to 4096 threads, got 1073741824", Error);
+  CHECK(pool.size() == 3);
 }
 
 TEST_CASE("random numbers are the same for any number of threads") {

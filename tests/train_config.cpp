@@ -1,8 +1,10 @@
 // The table of options that a program's configuration follows.
 #include <doctest/doctest.h>
 
+#include <limits>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "errors.hpp"
@@ -127,6 +129,28 @@ TEST_CASE("values of the wrong type or out of range are told with what was expec
   CHECK(refusal(R"({"train": {"rate": null}})") == "[config] c.json: train.rate: expected a number, above 0, got null");
 }
 
+TEST_CASE("values that a program has set are checked as those that are read") {
+  Options options;
+  const Config config(options);
+  config.check();
+  const auto refusal = [&](auto& option, auto bad) {
+    const auto before = std::exchange(option, bad);
+    const std::string text = error_of([&] { config.check(); });
+    option = before;
+    return text;
+  };
+  CHECK(refusal(options.count, 0) == "[config] train.count: expected a whole number, 1 to 10, got 0");
+  CHECK(refusal(options.kernel, 4) == "[config] model.kernel: expected a whole number, odd, at least 1, got 4");
+  CHECK(refusal(options.kind, "c") == "[config] model.kind: expected a or b, got \"c\"");
+  CHECK(refusal(options.weights, std::vector{1.0, -1.0}) ==
+        "[config] data.weights: expected a number, at least 0, got -1.0");
+  CHECK(refusal(options.rate, std::numeric_limits<double>::quiet_NaN()) ==
+        "[config] train.rate: expected a number, above 0, got nan");
+  CHECK(refusal(options.rate, std::numeric_limits<double>::infinity()) ==
+        "[config] train.rate: expected a number, above 0, got inf");
+  CHECK(refusal(options.seed, 18446744073709551615u) == "no error");
+}
+
 TEST_CASE("an option that was refused keeps its value") {
   Options options;
   Config config(options);
@@ -195,6 +219,34 @@ TEST_CASE("the options of a segmentation: names are distinct, and what does not 
   CHECK(contains(refused({"algorithm.settle_from=0.5", "train.steps=0", "train.minutes=1"}), "algorithm.settle_from"));
   CHECK(contains(refused({"data.task=same_contour"}), "model.readout image go together"));
   CHECK(contains(refused({"optimiser.rate_factors=[\"conv\"]"}), "expected \"pattern=factor\", got \"conv\""));
+  // What no solver takes.
+  CHECK(refused({"algorithm.products=0"}) ==
+        "[config] algorithm.products: expected at least 1 for algorithm.adjoint neumann, got 0");
+  for (const std::string kind : {"auto", "gmres", "bicgstab", "normal_cg", "anderson", "phantom"})
+    CHECK(contains(refused({"algorithm.products=0", "algorithm.adjoint=" + kind}), "for algorithm.adjoint " + kind));
+  for (const std::string kind : {"terms", "checkpointed", "released"}) {
+    CHECK(refused({"algorithm.products=0", "algorithm.adjoint=" + kind}) == "no error");
+    CHECK(contains(refused({"algorithm.products=0", "algorithm.adjoint=" + kind, "algorithm.settle_from=0.5"}),
+                   "algorithm.products"));
+  }
+  CHECK(refused({"algorithm.products=0", "algorithm.kind=bptt"}) == "no error");
+  for (const char* setting : {"algorithm.stop=residual", "algorithm.forward=anderson"})
+    CHECK(contains(refused({"algorithm.adjoint=checkpointed", setting}), "algorithm.adjoint checkpointed needs"));
+  CHECK(refused({"algorithm.penalty=spectral", "algorithm.lambda=0"}) ==
+        "[config] algorithm.penalty spectral: expected algorithm.lambda above 0, got 0");
+  CHECK(refused({"algorithm.lambda=0"}) == "no error");
+}
+
+TEST_CASE("an adjoint may be solved no further than its state is worth") {
+  namespace fp = fixed_point;
+  SegmentationOptions options;
+  Config config(options);
+  const auto worth = [&] { return std::get<fp::Auto>(std::get<Rbp>(options.policy()).options.adjoint).worth; };
+  config.set("algorithm.adjoint=auto");
+  CHECK(worth() == 0);
+  config.set("algorithm.worth=0.1");
+  CHECK(worth() == 0.1);
+  CHECK(contains(error_of([&] { config.set("algorithm.worth=-1"); }), "expected a number, at least 0, got -1"));
 }
 
 TEST_CASE("a training that settles takes other steps each time in its last part, damped and with a price on movement") {

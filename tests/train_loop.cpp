@@ -137,6 +137,38 @@ TEST_CASE("a net is trained with a loss and nothing else") {
   CHECK_THROWS_WITH(trainer.load_best(), "[train] the best weights are kept in a run folder, and there is none");
 }
 
+TEST_CASE("options that the table of options refuses are refused from a program too") {
+  const auto refusal = [](const TrainerOptions& options) {
+    Net net;
+    return error_of([&] { Trainer trainer(net, options); });
+  };
+  CHECK(refusal({.steps = 3}) == "no error");
+  CHECK(refusal({.steps = 3, .validate_every = 0}) ==
+        "[config] train.validate_every: expected a whole number, at least 1, got 0");
+  CHECK(refusal({.steps = 3, .checkpoint_every = 0}) ==
+        "[config] train.checkpoint_every: expected a whole number, at least 1, got 0");
+  CHECK(refusal({.accumulate = 0, .steps = 3}) ==
+        "[config] train.accumulate: expected a whole number, at least 1, got 0");
+  CHECK(contains(refusal({.batch = 0, .steps = 3}), "train.batch"));
+  CHECK(contains(refusal({.steps = -3}), "train.steps"));
+  CHECK(contains(refusal({.steps = 3, .ema = 1}), "train.ema: expected a number, 0 to 0.999999, got 1"));
+  CHECK(contains(refusal({.steps = 3, .workers = 0}), "train.workers"));
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  CHECK(refusal({.steps = 3, .clip = nan}) == "[config] train.clip: expected a number, at least 0, got nan");
+  CHECK(contains(refusal({.steps = 3, .optimiser = {.kind = "adan"}}), "expected adam, adamw or sgd, got \"adan\""));
+  CHECK(contains(refusal({.steps = 3, .optimiser = {.rate = -1}}), "optimiser.rate: expected a number, above 0"));
+  CHECK(contains(refusal({.steps = 3, .optimiser = {.beta2 = 1}}), "optimiser.beta2"));
+  CHECK(refusal({.steps = 3, .schedule = {.kind = "step", .period = 0}}) ==
+        "[config] schedule.period: expected a whole number, at least 1, got 0");
+  CHECK(contains(error_of([] { (void)ScheduleOptions{.kind = "step", .period = 0}.share(5, 0.5); }), "period >= 1"));
+  Net net;
+  Trainer trainer(net, {.steps = 3});
+  trainer.show_progress = false, trainer.compare_every = 0;
+  CHECK(error_of([&] { trainer.train(DataSet(Noise{}), loss); }) ==
+        "[train] compare_every: expected at least 1, got 0");
+  CHECK(trainer.step() == 0);
+}
+
 TEST_CASE("a training that was stopped goes on to the same bits, whatever the number of workers") {
   const TemporaryFolder folder;
   const fs::path whole = folder.path() / "whole", parts = folder.path() / "parts";

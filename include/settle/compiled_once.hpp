@@ -97,7 +97,7 @@
   SETTLE_COMPILED_ONCE PenaltyTerm<T, Cpu> lcp_of(const Vars<T, Cpu>&, const Vars<T, Cpu>&, const Lcp&);               \
   SETTLE_COMPILED_ONCE Var<T> hutchinson_of(const Vars<T, Cpu>&, const Vars<T, Cpu>&, const Hutchinson&);              \
   SETTLE_COMPILED_ONCE Var<T> spectral_hinge_of(const Vars<T, Cpu>&, const Vars<T, Cpu>&, const SpectralHinge&, Index, \
-                                                Values<T, Cpu>);                                                       \
+                                                Values<T, Cpu>&);                                                      \
   }
 
 namespace settle {

@@ -30,7 +30,9 @@ namespace settle {
 /// whichever thread. In a child of fork() the pool starts anew with its first loop.
 class ThreadPool {
  public:
-  /// A pool of `threads` >= 1 in all: the caller works too.
+  static constexpr int max_threads = 4096;
+
+  /// A pool of `threads` in all: the caller works too. Throws Error for less than 1 or more than max_threads.
   explicit ThreadPool(int threads = default_threads()) : team_(new Team(threads)) {}
   ~ThreadPool() { dismiss(team_); }
   ThreadPool(const ThreadPool&) = delete;
@@ -44,7 +46,7 @@ class ThreadPool {
 
   int size() const { return team_.load(std::memory_order_acquire)->size(); }
 
-  /// Changes the number of threads; not while work is running.
+  /// Changes the number of threads; not while work is running. Errors as for a new pool.
   void resize(int threads) { dismiss(team_.exchange(new Team(threads))); }
 
   /// Calls f(part) for part = 0 ... parts-1, each once; returns when all are done. An exception is rethrown here, the
@@ -104,11 +106,11 @@ class ThreadPool {
   /// for another text than a number from 1 to 4096.
   static int default_threads() {
     const char* const asked = std::getenv("SETTLE_THREADS");
-    if (!asked) return usable_processors();
+    if (!asked) return std::min(usable_processors(), max_threads);
     char* end = nullptr;
     const long threads = std::strtol(asked, &end, 10);
-    require(end != asked && *end == 0 && threads >= 1 && threads <= 4096, "threads",
-            "expected a number from 1 to 4096 in SETTLE_THREADS, got '", asked, "'");
+    require(end != asked && *end == 0 && threads >= 1 && threads <= max_threads, "threads",
+            "expected a number from 1 to ", max_threads, " in SETTLE_THREADS, got '", asked, "'");
     return static_cast<int>(threads);
   }
 
@@ -152,7 +154,8 @@ class ThreadPool {
   class Team {
    public:
     explicit Team(int threads) {
-      require(threads >= 1, "threads", "expected at least 1 thread, got ", threads);
+      require(threads >= 1 && threads <= max_threads, "threads", "expected 1 to ", max_threads, " threads, got ",
+              threads);
       shares_ = std::make_unique<Share[]>(static_cast<std::size_t>(threads));
       try {
         for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { wait_and_work(t); });

@@ -213,7 +213,6 @@ class AdjointSystem {
     for (std::size_t s = 0; s < report.samples.size(); ++s)
       mask.push_back(!failed(report.samples[s]) && problem.sizes[s] > 0 ? 1 : 0);
     source_.memory.keep(&AdjointMemory<T, D>::g, state.g, mask);
-    source_.memory.keep(&AdjointMemory<T, D>::direction, state.r, mask);
   }
 
   /// The residual from scratch, and what follows from it. Where a solver believed its own numbers too long it goes on

@@ -15,7 +15,7 @@ bool same_shapes(const Values<T, D>& a, const Values<T, D>& b) {
                     [](const auto& x, const auto& y) { return x.shape() == y.shape(); });
 }
 
-/// Of a batch: its adjoint solutions, and the directions that they ended in.
+/// Of a batch: its adjoint solutions, and the directions that a SpectralHinge's power iteration ended in.
 template <class T, class D = Cpu>
 struct AdjointMemory {
   Values<T, D> g, direction;

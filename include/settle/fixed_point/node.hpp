@@ -70,6 +70,9 @@ class Node {
         }
       }
     }
+    if (!direction_.empty())
+      source_.memory.keep(&AdjointMemory<T, D>::direction, direction_,
+                          filled(static_cast<std::size_t>(source_.systems), 1));
     if (penalty_.root.defined() && penalty_.root.tape() && given.back().defined()) {
       outputs.push_back(penalty_.root);
       cotangents.push_back(stop_gradient(given.back()));
@@ -146,8 +149,9 @@ class Node {
     if (const auto* hutchinson = std::get_if<Hutchinson>(&penalty)) value = hutchinson_of(z_next, z, *hutchinson);
     if (std::holds_alternative<Movement>(penalty)) value = movement_of(z_next, z, source_.systems);
     if (const auto* hinge = std::get_if<SpectralHinge>(&penalty)) {
-      value = spectral_hinge_of(z_next, z, *hinge, source_.systems,
-                                source_.memory.recall(&AdjointMemory<T, D>::direction, values_of(z)));
+      Values<T, D> direction = source_.memory.recall(&AdjointMemory<T, D>::direction, values_of(z));
+      value = spectral_hinge_of(z_next, z, *hinge, source_.systems, direction);
+      if (source_.memory.of_batch) direction_ = std::move(direction);
     }
     return {value, value};
   }
@@ -194,6 +198,7 @@ class Node {
   LinearisedStep<T, D> at_;
   Vars<T, D> outer_z_, outer_arguments_;
   PenaltyTerm<T, D> penalty_;
+  Values<T, D> direction_;  ///< that its penalty's power iteration got to, for the next one of a warm start
 };
 
 template <class T, class D>

@@ -1,4 +1,6 @@
 #pragma once
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -158,15 +160,19 @@ Var<T, D> hutchinson_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const Hut
   return (1.0 / (probes * static_cast<double>(count))) * total(terms);
 }
 
+/// The shape of a number for each system, as it stands beside a part of a state.
+inline Shape shape_of_systems(Shape part, Index systems) {
+  for (int axis = 0; axis < part.rank(); ++axis)
+    if (axis > 0 || systems == 1) part[axis] = 1;
+  return part;
+}
+
 /// Each system's squared norm, over all parts.
 template <class T, class D>
 Var<T, D> squared_norms(const Vars<T, D>& parts, Index systems, const char* where) {
   Var<T, D> out;
   for (const auto& part : parts) {
-    Shape per_system = part.shape();
-    for (int axis = 0; axis < per_system.rank(); ++axis)
-      if (axis > 0 || systems == 1) per_system[axis] = 1;
-    const Var<T, D> squares = sum_to(map([](auto x) { return x * x; }, part), per_system);
+    const Var<T, D> squares = sum_to(map([](auto x) { return x * x; }, part), shape_of_systems(part.shape(), systems));
     require(!out.defined() || out.shape().rank() == squares.shape().rank(), where,
             "the state's parts must have the same number of axes");
     out = out.defined() ? out + squares : squares;
@@ -174,13 +180,23 @@ Var<T, D> squared_norms(const Vars<T, D>& parts, Index systems, const char* wher
   return OverRanks::current() ? distributed::all_reduce(out, *OverRanks::current()) : out;
 }
 
-/// See Movement. A state of zeros that stays there does not move.
+/// See Movement. A state of zeros that stays there does not move. One of an extreme size is brought near 1, where its
+/// squares are numbers: the quotient stays what it is.
 template <class T, class D>
 Var<T, D> movement_of(const Vars<T, D>& z_next, const Vars<T, D>& z, Index systems) {
-  Vars<T, D> moved;
-  for (std::size_t p = 0; p < z.size(); ++p) moved.push_back(z_next[p] - stop_gradient(z[p]));
+  const Units units(moved(values_of(z_next), values_of(z), systems), std::numeric_limits<T>::max_exponent);
+  Vars<T, D> steps, sizes = z_next;
+  for (std::size_t p = 0; p < z.size(); ++p) {
+    steps.push_back(z_next[p] - stop_gradient(z[p]));
+    if (units.all_one()) continue;
+    Tensor<T> powers(shape_of_systems(z[p].shape(), systems));
+    std::transform(units.powers.begin(), units.powers.end(), powers.mutable_data(),
+                   [](double power) { return static_cast<T>(power); });
+    const Var<T, D> unit(to<D>(powers));
+    steps[p] = unit * steps[p], sizes[p] = unit * sizes[p];
+  }
   return mean(map([](auto distance, auto size, auto least) { return distance / max(size, least); },
-                  squared_norms(moved, systems, "movement"), squared_norms(z_next, systems, "movement"),
+                  squared_norms(steps, systems, "movement"), squared_norms(sizes, systems, "movement"),
                   static_cast<double>(std::numeric_limits<T>::min())));
 }
 
@@ -192,21 +208,30 @@ void normalise(Values<T, D>& v, Index systems) {
   scale(v, lengths);
 }
 
-/// `direction` is where the power iteration starts from: of z's shapes, or empty. A system that has none, or is not
-/// finite there, starts from a random one.
+/// Mixes a thousandth of a random direction into those that a power iteration goes on with: what an earlier Jacobian
+/// sent to nothing, no product brings back.
+template <class T, class D>
+void refresh(Values<T, D>& direction, Values<T, D> drawn, Index systems) {
+  normalise(drawn, systems);
+  add_scaled(direction, drawn, filled(static_cast<std::size_t>(systems), 1e-3));
+  normalise(direction, systems);
+}
+
+/// `direction` is where the power iteration starts from, of z's shapes or empty, and then where it got to. A system
+/// that has none, or is not finite there, starts from a random one.
 template <class T, class D>
 Var<T, D> spectral_hinge_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const SpectralHinge& options, Index systems,
-                            Values<T, D> direction) {
+                            Values<T, D>& direction) {
   Pullback<T, D> product(z_next, z);
-  if (direction.empty()) direction = zeros_like(values_of(z));
+  const bool goes_on = !direction.empty();
+  if (!goes_on) direction = zeros_like(values_of(z));
   Numbers has = norms(direction, systems);
   for (double& length : has) length = length > 0 && std::isfinite(length) ? 1 : 0;
-  if (!is_full(has)) {
-    Random random(options.seed);
-    const Values<T, D> drawn = normal_by_place(values_of(z), random);
-    mix(direction, has, drawn, others(has));
-  }
+  Random random(options.seed);
+  const Values<T, D> drawn = normal_by_place(values_of(z), random);
+  if (!is_full(has)) mix(direction, has, drawn, others(has));
   normalise(direction, systems);
+  if (goes_on) refresh(direction, drawn, systems);
   for (int k = 0; k < options.products; ++k) {
     direction = values_of(product(constants<T, D>(direction)));
     normalise(direction, systems);
@@ -227,6 +252,7 @@ Var<T, D> spectral_hinge_of(const Vars<T, D>& z_next, const Vars<T, D>& z, const
 template <State Z>
 detail::variable_of<Z> lcp(const Z& z_next, const Z& z, const Lcp& options = {}) {
   using V = detail::variable_of<Z>;
+  detail::check(options);
   require(options.route == Route::second_order_tape, "lcp", "a penalty on a tape needs Route::second_order_tape");
   return detail::lcp_of(detail::variables<V>(z_next), detail::variables<V>(z), options).value;
 }

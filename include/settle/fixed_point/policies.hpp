@@ -193,7 +193,8 @@ struct Hutchinson {
 };
 
 /// The mean over samples of max(0, |Jᵀ v| - target)² for a unit v that `products` power iterations turned towards the
-/// dominant directions, from where the last backward pass got to if there is a warm start. It sees the spectral radius.
+/// dominant directions, from where that of the last backward pass got to if there is a warm start: then a thousandth of
+/// it is random, so that nothing stays unseen. It sees the spectral radius.
 struct SpectralHinge {
   double target = 0.9;
   int products = 8;
@@ -246,7 +247,9 @@ struct Options {
   /// A known bound on |J| below 1, 0 if there is none: it makes error estimates bounds, up to the rounding inside a
   /// product.
   double lipschitz = 0;
-  bool check_adjoint = true;  ///< spend one more product on the adjoint's true residual
+  /// Spend one more product on the adjoint's true residual. Without it there are no error estimates, and Report::ok()
+  /// is false after a backward pass: nothing tells how far the gradient is off.
+  bool check_adjoint = true;
 };
 
 }  // namespace settle::fixed_point

@@ -110,10 +110,12 @@ struct Report {
   int dropped = 0;               ///< samples that OnFail::drop_sample left out of the last gradient
 
   /// What speaks against the results so far, a sentence each, worst sample first; empty if nothing does: a solve that
-  /// failed, or an estimated error of the state or of the adjoint above `tolerance` times its size. A state has an
-  /// estimate after the backward pass, and only its residual before. So it speaks against a state that did not settle
-  /// in the steps that it had (Steps has no tolerance to fail), against one whose small residual is one of slow
-  /// progress, and against biased gradients (Terms, Phantom, ReleasedNeumann) where they are.
+  /// failed, or an estimated error of the state or of an adjoint (of any order) above `tolerance` times its size. A
+  /// state has an estimate after the backward pass, and only its residual before. So it speaks against a state that did
+  /// not settle in the steps that it had (Steps has no tolerance to fail), against one whose small residual is one of
+  /// slow progress, and against biased gradients (Terms, Phantom, ReleasedNeumann) where they are. An adjoint that was
+  /// not checked (check_adjoint is false) leaves no estimate of either, which is a doubt itself; but Checkpointed,
+  /// whose gradient is that of the steps taken, solves none.
   std::string doubts(double tolerance = 0.1) const;
 
   /// Whether there are no doubts about the results so far.
@@ -151,14 +153,6 @@ inline std::string Report::doubts(double tolerance) const {
     (text << ... << parts);
   };
   if (failed(forward.verdict)) sentence("the iteration failed for ", detail::count_failures(forward.samples));
-  const auto judge = [&](const AdjointReport& pass, const char* solve) {
-    if (failed(pass.verdict))
-      sentence(solve, " failed for ", detail::count_failures(pass.samples));
-    else if (pass.failures > 0)
-      sentence(solve, " failed in ", pass.failures, " of ", pass.passes, " passes");
-  };
-  judge(adjoint, "the adjoint solve");
-  for (const AdjointReport& pass : higher) judge(pass, "the adjoint solve of a derivative of higher order");
   const bool estimated = !forward.error_estimates.empty();
   if (const double error = detail::largest(estimated ? forward.error_estimates : forward.relative);
       !failed(forward.verdict) && !(error <= tolerance)) {
@@ -167,11 +161,21 @@ inline std::string Report::doubts(double tolerance) const {
     if (!adjoint.spectral_radius.empty())
       text << " at a spectral radius of " << detail::largest(adjoint.spectral_radius);
   }
-  std::vector<double> relative_to_g;
-  for (std::size_t s = 0; s < adjoint.error_estimates.size(); ++s)
-    relative_to_g.push_back(adjoint.error_estimates[s] / std::max(1.0, adjoint.sizes[s]));
-  if (const double error = detail::largest(relative_to_g); !failed(adjoint.verdict) && !(error <= tolerance))
-    sentence("the adjoint's error is about ", error, " of its size");
+  const auto judge = [&](const AdjointReport& pass, const char* order) {
+    if (failed(pass.verdict))
+      return sentence("the adjoint solve", order, " failed for ", detail::count_failures(pass.samples));
+    if (pass.failures > 0)
+      sentence("the adjoint solve", order, " failed in ", pass.failures, " of ", pass.passes, " passes");
+    std::vector<double> relative_to_g;
+    for (std::size_t s = 0; s < pass.error_estimates.size(); ++s)
+      relative_to_g.push_back(pass.error_estimates[s] / std::max(1.0, pass.sizes[s]));
+    if (const double error = detail::largest(relative_to_g); !(error <= tolerance))
+      sentence("the adjoint", order, " has an error of about ", error, " of its size");
+    else if (relative_to_g.size() < pass.samples.size())
+      sentence("the adjoint", order, " was not checked: check_adjoint is false");
+  };
+  judge(adjoint, "");
+  for (const AdjointReport& pass : higher) judge(pass, " of a derivative of higher order");
   return text.str();
 }
 

@@ -57,11 +57,7 @@ std::vector<StabilityPoint> profile_prepared(const F& step, const StabilitySetti
   const double reference_size = norms(reference, 1).front();
   Random random(0);
   const auto growth_in = [&](Pullback<T, D>& product) {
-    // What an earlier step's Jacobian sent to nothing is put back.
-    Values<T, D> drawn = normal_by_place(z, random);
-    normalise(drawn, 1);
-    add_scaled(direction, drawn, {1e-3});
-    normalise(direction, 1);
+    refresh(direction, normal_by_place(z, random), 1);
     double logarithm = 0;
     for (int i = 0; i < settings.products; ++i) {
       direction = values_of<T, D>(product(constants<T, D>(direction)));

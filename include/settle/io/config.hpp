@@ -180,6 +180,11 @@ class Config {
     option.read(value, "--set " + name);
   }
 
+  /// Throws UsageError for the first value that is out of its range, as a program may have set it.
+  void check() const {
+    for (const Option& option : options_) option.read(option.write(), option.name);
+  }
+
   /// All values, nested at the dots.
   Json json() const {
     Json out = Json::object();
@@ -233,7 +238,9 @@ class Config {
     option.read = [&value, allowed](const Json& json, const std::string& place) {
       Value read{};
       detail::read_option_value(json, allowed, read, [&](const std::string& expected, const Json& found) {
-        usage(place, ": expected ", expected, ", got ", found.dump());
+        // JSON has no word for what is not finite.
+        const bool no_number = found.is_number_float() && !std::isfinite(found.get<double>());
+        usage(place, ": expected ", expected, ", got ", no_number ? std::to_string(found.get<double>()) : found.dump());
       });
       value = std::move(read);
     };

@@ -54,10 +54,10 @@ template <Scalar T, class Device, bool decoupled>
 class AdamFamily {
  public:
   struct Options {
-    double rate = 1e-3;
-    double beta1 = 0.9, beta2 = 0.999;
-    double epsilon = 1e-8;
-    double weight_decay = decoupled ? 1e-2 : 0;
+    double rate = 1e-3;                          ///< >= 0
+    double beta1 = 0.9, beta2 = 0.999;           ///< from 0, below 1
+    double epsilon = 1e-8;                       ///< > 0
+    double weight_decay = decoupled ? 1e-2 : 0;  ///< >= 0
     std::vector<ParameterGroup> groups = {};
   };
 
@@ -67,9 +67,14 @@ class AdamFamily {
   explicit AdamFamily(const Options& o) : options(o) {}
 
   /// Updates the parameters of a module of constants, given one gradient for each in the module's order. Allocates
-  /// nothing after the first step. Throws Error when the gradients, the parameters or the groups do not fit.
+  /// nothing after the first step. Throws Error when the gradients, the parameters or the groups do not fit, or an
+  /// option is out of its range.
   template <class M>
   void step(M& module, const std::vector<Var<T, Device>>& gradients) {
+    require_amount(name, "rate", options.rate), require_amount(name, "weight_decay", options.weight_decay);
+    require_memory(name, "beta1", options.beta1), require_memory(name, "beta2", options.beta2);
+    require(options.epsilon > 0 && std::isfinite(options.epsilon), name, "expected epsilon > 0 and finite, got ",
+            options.epsilon);
     if (moments_.steps == 0) check_groups(name, options.groups, module);
     moments_.first.prepare(name, module), moments_.second.prepare(name, module);
     const int steps = moments_.steps + 1;

@@ -16,9 +16,11 @@ double global_norm(const std::vector<Var<T, D>>& gradients) {
 }
 
 /// Scales the gradients so that their global norm is at most `limit`, as PyTorch's clip_grad_norm_; returns the norm
-/// they had. When that is not finite they are left as they are: look at it before using them.
+/// they had. When that is not finite they are left as they are: look at it before using them. Throws Error for a limit
+/// that is negative or not a number.
 template <class T, class D>
 double clip_global_norm(std::vector<Var<T, D>>& gradients, double limit) {
+  require(limit >= 0, "clip_global_norm", "expected limit >= 0, got ", limit);
   const double norm = global_norm(gradients);
   const double factor = limit / (norm + 1e-6);
   const double first = factor < 1e-30 ? 1e-20 : 1;  // a factor that float32 does not hold, in two

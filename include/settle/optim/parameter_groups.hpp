@@ -1,4 +1,5 @@
 #pragma once
+#include <cmath>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -33,12 +34,28 @@ inline bool matches_pattern(std::string_view pattern, std::string_view name) {
   return pattern.find_first_not_of('*', p) == std::string_view::npos;
 }
 
-/// Throws Error where a group's pattern is of none of the module's parameters.
+namespace detail {
+
+/// Throws Error unless an optimiser's option can be what something is multiplied by: a rate, a weight decay.
+inline void require_amount(const char* where, const char* option, double value) {
+  require(value >= 0 && std::isfinite(value), where, "expected ", option, " >= 0 and finite, got ", value);
+}
+
+/// Throws Error unless it can be the share of what an optimiser keeps from step to step: a beta, a momentum.
+inline void require_memory(const char* where, const char* option, double value) {
+  require(value >= 0 && value < 1, where, "expected 0 <= ", option, " < 1, got ", value);
+}
+
+}  // namespace detail
+
+/// Throws Error where a group's pattern is of none of the module's parameters, or a number of it makes no sense.
 template <class M>
 void check_groups(const char* where, const std::vector<ParameterGroup>& groups, const M& module) {
   if (groups.empty()) return;
   const auto names = parameter_names(module);
   for (const ParameterGroup& group : groups) {
+    detail::require_amount(where, "rate_factor", group.rate_factor);
+    detail::require_amount(where, "weight_decay", group.weight_decay.value_or(0));
     bool found = false;
     for (const std::string& name : names) found = found || matches_pattern(group.pattern, name);
     require(found, where, "no parameter's name is of the pattern '", group.pattern, "'; there are ", names.front(),

@@ -26,9 +26,9 @@ template <Scalar T, class Device = Cpu>
 class Sgd {
  public:
   struct Options {
-    double rate = 1e-2;
-    double momentum = 0;
-    double weight_decay = 0;
+    double rate = 1e-2;       ///< >= 0
+    double momentum = 0;      ///< from 0, below 1
+    double weight_decay = 0;  ///< >= 0
     bool nesterov = false;
     std::vector<ParameterGroup> groups = {};
   };
@@ -39,9 +39,13 @@ class Sgd {
   explicit Sgd(const Options& o) : options(o) {}
 
   /// Updates the parameters of a module of constants, given one gradient for each in the module's order. Allocates
-  /// nothing after the first step. Throws Error when the gradients, the parameters or the groups do not fit.
+  /// nothing after the first step. Throws Error when the gradients, the parameters or the groups do not fit, or an
+  /// option is out of its range.
   template <class M>
   void step(M& module, const std::vector<Var<T, Device>>& gradients) {
+    detail::require_amount("sgd", "rate", options.rate);
+    detail::require_amount("sgd", "weight_decay", options.weight_decay);
+    detail::require_memory("sgd", "momentum", options.momentum);
     require(!options.nesterov || options.momentum > 0, "sgd", "Nesterov's momentum needs a momentum above 0, got ",
             options.momentum);
     if (momentum_.empty()) check_groups("sgd", options.groups, module);

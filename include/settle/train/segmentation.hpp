@@ -259,7 +259,8 @@ class Segmentation {
   /// Shows every step of a run on images (N, C, H, W) that have gone through evaluation_transforms.
   virtual void follow(const Tensor<float>& images, int steps, const std::function<void(const StepShown&)>& show) = 0;
   /// Runs through frames (N, C, H, W), so many steps on each, and shows each frame's last logits (N, K, H, W). `warm`:
-  /// a frame starts from the last one's state, else all from the initial one. A feed-forward net looks at each frame.
+  /// a frame starts from the last one's state, but for samples whose state was not finite there: these start from what
+  /// they had before. Else all start from the initial one. A feed-forward net looks at each frame.
   virtual void track(const std::vector<Tensor<float>>& frames, int steps, bool warm,
                      const std::function<void(std::size_t, const Tensor<float>&)>& show) = 0;
   /// The Jacobian of the step after a number of steps, by `products` power iterations. Throws Error for a feed-forward
@@ -416,16 +417,22 @@ class SegmentationOf final : public Segmentation {
     if constexpr (recurrent) {
       using State = decltype(constants.cell.initial_state(V()));
       const double damping = options_.test_damping();
-      std::optional<State> state;
+      std::optional<State> start;
       for (std::size_t t = 0; t < frames.size(); ++t) {
         const V x = constants.stem(V(to<Device>(frames[t])));
         const auto step = detail::prepared_step(constants.cell, x);
-        if (!state || !warm) state = constants.cell.initial_state(x);
+        if (!start || !warm) start = constants.cell.initial_state(x);
+        State state = *start;
         for (int k = 1; k <= steps; ++k) {
-          State next = step(*state);
-          state = k < steps && damping > 0 ? detail::damped(*state, next, damping) : std::move(next);
+          State next = step(state);
+          state = k < steps && damping > 0 ? detail::damped(state, next, damping) : std::move(next);
         }
-        show(t, to<Cpu>(constants.readout(detail::first_part(*state)).value()));
+        show(t, to<Cpu>(constants.readout(detail::first_part(state)).value()));
+        if (!warm) continue;
+        namespace fp = fixed_point::detail;
+        fp::Numbers finite = fp::largest_magnitudes(fp::values_of(fp::variables<V>(state)), x.shape(0));
+        for (double& largest : finite) largest = std::isfinite(largest) ? 1 : 0;
+        fp::keep_settled(state, finite, *start);
       }
     } else {
       for (std::size_t t = 0; t < frames.size(); ++t) show(t, to<Cpu>(constants(V(to<Device>(frames[t]))).value()));

@@ -33,7 +33,7 @@ struct SegmentationOptions {
     int steps = 20;
     std::string stop = "steps", forward = "plain", adjoint = "neumann", penalty = "lcp", on_fail = "report";
     std::string adjoint_state = "full";
-    double rtol = 1e-3, damping = 0, adjoint_rtol = 0.1;
+    double rtol = 1e-3, damping = 0, adjoint_rtol = 0.1, worth = 0;
     int products = 15;
     double penalty_weight = 10, lambda = 0.9;
     bool two_sided = true;
@@ -112,6 +112,8 @@ struct SegmentationOptions {
           "rbp, crbp: how the gradient's system is solved");
     visit("algorithm.products", a.products, between(0, 1e6), "the adjoint's largest number of products");
     visit("algorithm.adjoint_rtol", a.adjoint_rtol, between(0, 1), "the adjoint's tolerance");
+    visit("algorithm.worth", a.worth, at_least(0),
+          "adjoint auto: solved no further than to so many times the state's residual; 0: to its tolerance");
     visit("algorithm.adjoint_state", a.adjoint_state, one_of({"full", "first_part"}), "parts of the state it couples");
     visit("algorithm.penalty", a.penalty, one_of({"lcp", "spectral", "hutchinson"}), "cbptt, crbp: what is penalised");
     visit("algorithm.penalty_weight", a.penalty_weight, at_least(0), "in the objective");
@@ -193,6 +195,17 @@ struct SegmentationOptions {
     expect(data.channels != 2, "data.channels: expected 1 or 3, got 2");
     expect(data.least_scale <= data.most_scale, "expected data.least_scale of at most data.most_scale");
     expect(algorithm.kind != "cbptt" || algorithm.penalty == "lcp", "algorithm.kind cbptt takes the penalty lcp only");
+    const bool implicit = algorithm.kind == "rbp" || algorithm.kind == "crbp";
+    const bool without_products =
+        algorithm.adjoint == "terms" || algorithm.adjoint == "checkpointed" || algorithm.adjoint == "released";
+    expect(!implicit || algorithm.products >= 1 || (without_products && algorithm.settle_from == 1),
+           "algorithm.products: expected at least 1 for algorithm.adjoint " +
+               (without_products ? "gmres, by which a training settles" : algorithm.adjoint) + ", got 0");
+    expect(
+        !implicit || algorithm.adjoint != "checkpointed" || (algorithm.stop == "steps" && algorithm.forward == "plain"),
+        "algorithm.adjoint checkpointed needs algorithm.stop steps and algorithm.forward plain");
+    expect(algorithm.kind != "crbp" || algorithm.penalty != "spectral" || algorithm.lambda > 0,
+           "algorithm.penalty spectral: expected algorithm.lambda above 0, got 0");
     expect((data.task == "same_contour") == (model.readout == "image") || data.kind != "pathfinder",
            "data.task same_contour and model.readout image go together");
     expect(algorithm.recorded <= algorithm.steps, "expected algorithm.recorded of at most algorithm.steps");
@@ -254,8 +267,9 @@ inline Training SegmentationOptions::policy() const {
   const int products = a.products;
   const double rtol = a.adjoint_rtol;
   if (a.adjoint == "auto")
-    out.adjoint =
-        fp::Auto{.first = {.max_products = products, .rtol = rtol}, .then = {.max_products = products, .rtol = rtol}};
+    out.adjoint.emplace<fp::Auto>(fp::Auto{.first = {.max_products = products, .rtol = rtol},
+                                           .then = {.max_products = products, .rtol = rtol},
+                                           .worth = a.worth});
   if (a.adjoint == "neumann") out.adjoint = fp::Neumann{.max_products = products, .rtol = rtol};
   if (a.adjoint == "terms") out.adjoint = fp::Terms{.count = products};
   if (a.adjoint == "gmres") out.adjoint = fp::Gmres{.max_products = products, .rtol = rtol};

@@ -104,7 +104,7 @@ class Trainer {
   /// Added to each checkpoint.
   std::map<std::string, std::string> metadata;
   bool show_progress = true;
-  /// Steps between comparisons of the ranks' weights, which throw Error where they are not the same bits.
+  /// Steps between comparisons of the ranks' weights, at least 1, which throw Error where they are not the same bits.
   Index compare_every = 100;
   /// Whether the data set is gone through in another order in each epoch, or in its own.
   bool shuffle = true;
@@ -203,6 +203,8 @@ class Trainer {
  private:
   template <class Next, class Loss>
   TrainingEnd train_to_end(Next& next, Loss& loss) {
+    if (compare_every < 1)
+      throw UsageError("[train] compare_every: expected at least 1, got " + std::to_string(compare_every));
     StopSignals signals;
     MemoryOf<Device>::instance().reset_peak();
     start_ = Clock::now();

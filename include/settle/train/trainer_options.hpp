@@ -21,8 +21,8 @@ struct OptimiserOptions {
   double momentum = 0.9;
   bool nesterov = false;
   double weight_decay = 0;
-  std::vector<std::string> no_decay;      ///< patterns of parameters' names
-  std::vector<std::string> rate_factors;  ///< "pattern=factor"
+  std::vector<std::string> no_decay = {};      ///< patterns of parameters' names
+  std::vector<std::string> rate_factors = {};  ///< "pattern=factor"
 
   void each(auto&& visit) {
     using namespace allowed;
@@ -82,6 +82,7 @@ struct ScheduleOptions {
     if (kind == "cosine") out = half_cosine(1, final_rate, progress);
     if (kind == "linear") out = 1 + (final_rate - 1) * std::min(1.0, progress);
     if (kind == "step") {
+      detail::require_steps("period", period, 1);
       const auto passed = std::count_if(milestones.begin(), milestones.end(), [&](Index m) { return m <= step; });
       out = std::pow(factor, static_cast<double>(milestones.empty() ? step / period : passed));
     }
@@ -129,8 +130,10 @@ struct TrainerOptions {
     optimiser.each(visit), schedule.each(visit);
   }
 
-  /// Throws UsageError where nothing would end the training.
+  /// Throws UsageError for a value out of the table's range, and where nothing would end the training.
   void check() const {
+    TrainerOptions copy = *this;
+    Config(copy).check();
     if (!(steps > 0 || epochs > 0 || minutes > 0))
       throw UsageError("[config] expected an end of the training: train.steps, train.epochs or train.minutes");
     optimiser.groups();
