@@ -98,7 +98,7 @@ struct Device {
   /// The group may live longer than this.
   std::string connect(const Group& group, const cuda::Nccl& nccl = stand_ins().nccl) const {
     return cuda::connect_devices(
-        group, stand_ins().runtime, nccl, [own = *this] { return own.stream(); }, std::chrono::seconds(2));
+        group, stand_ins().runtime, nccl, [own = *this] { return own.stream(); }, std::chrono::seconds(5));
   }
 };
 
@@ -119,7 +119,7 @@ std::map<int, std::string> ends(int ranks, const F& f) {
   std::map<int, std::string> out;
   std::mutex mutex;
   on_devices(ranks, [&](const Group& group, Device& device) {
-    group.patience(std::chrono::milliseconds(300));
+    group.patience(std::chrono::seconds(3));
     const std::string end = error_of([&] { f(group, device); });
     if (end != "no error") group.abandon(end);
     const std::lock_guard lock(mutex);

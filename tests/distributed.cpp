@@ -152,7 +152,7 @@ TEST_CASE("an error on one rank reaches all, whenever it comes, and nobody waits
           CAPTURE(thrower);
           CHECK(text.ends_with("[step] diverged on rank " + std::to_string(thrower)));
           CHECK(told == ranks);
-          CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(10));
+          CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(30));
         }
   });
 }
@@ -163,8 +163,8 @@ TEST_CASE("who does not come is named after the deadline") {
   const std::string first = error_of([&] {
     on_threads(3, [&](const Group& g) {
       g.meet();  // on a machine with much to do threads may begin far from each other
-      g.patience(std::chrono::milliseconds(500));
-      if (g.rank() == 2) std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+      g.patience(std::chrono::seconds(2));
+      if (g.rank() == 2) std::this_thread::sleep_for(std::chrono::seconds(5));
       const std::string text = error_of([&] { g.meet(); });
       const std::lock_guard lock(mutex);
       texts.push_back(text);
@@ -175,7 +175,7 @@ TEST_CASE("who does not come is named after the deadline") {
   REQUIRE(texts.size() == 3);
   CHECK(first == texts.front());
   for (const auto& text : texts)
-    CHECK(text.find(" waited 0.5 s for rank 2 at operation 2, a gather of 0 bytes") != std::string::npos);
+    CHECK(text.find(" waited 2 s for rank 2 at operation 2, a gather of 0 bytes") != std::string::npos);
 }
 
 TEST_CASE("sockets: a rank that goes without a word is named by the others at once") {

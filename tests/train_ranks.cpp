@@ -326,7 +326,11 @@ bool built(const fs::path& program) {
 const std::vector<std::string> small{"model.orientations=2", "data.size=16",       "data.window=96", "data.count=40",
                                      "data.validation=0",    "data.held_out=0",    "machine.threads=1",
                                      "train.batch=6",        "algorithm.steps=4",  "algorithm.products=3",
-                                     "data.contour_length=2", "data.distractors=0", "train.deadline=2"};
+                                     "data.contour_length=2", "data.distractors=0", "train.deadline=5"};
+
+/// The seconds in which ranks learn of a dead one at once, and of a silent one after the deadline. The slack is for a
+/// machine of two processors on which other tests run: without a deadline of its own a training waits ten minutes.
+constexpr double deadline = 5, slack = 15;
 
 std::vector<std::string> with(std::vector<std::string> a, const std::vector<std::string>& b) {
   a.insert(a.end(), b.begin(), b.end());
@@ -414,7 +418,7 @@ TEST_CASE("killed and stopped ranks: the others end with who and what, and the t
         named = named || contains(text, "at operation ");
       }
       CHECK(named);
-      CHECK(seconds_since(start) < (number == SIGKILL ? 4 : 2 + 4));
+      CHECK(seconds_since(start) < (number == SIGKILL ? slack : deadline + slack));
     }
     Processes again(3, folder, config);
     for (auto& process : again.list) CHECK(process->wait() == 0);
@@ -478,7 +482,7 @@ TEST_CASE("a cable is pulled: both ends end within the deadline") {
       const std::string text = bytes_of(place.path() / ("end" + std::to_string(r)));
       CHECK_MESSAGE(contains(text, "rank " + std::to_string(1 - r)), text);
     }
-    CHECK(seconds_since(start) < 2 + 5);
+    CHECK(seconds_since(start) < deadline + slack);
     shell(a + "tc qdisc del dev va root");
     shell(a + "ip link set va up");
   }
@@ -518,7 +522,7 @@ TEST_CASE("MPI: the losses of one rank's to 1e-8, and a killed and a stopped ran
       const auto start = std::chrono::steady_clock::now();
       ::kill(static_cast<pid_t>(std::stol(bytes_of(folder / "pid1"))), number);
       CHECK(run->wait() != 0);
-      CHECK(seconds_since(start) < 2 + 5);
+      CHECK(seconds_since(start) < deadline + slack);
       if (number == SIGSTOP)
         CHECK_MESSAGE(contains(bytes_of(folder / "end0"), "for rank 1 at operation "), bytes_of(folder / "end0"));
       else
