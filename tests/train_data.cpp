@@ -29,6 +29,15 @@ struct Numbers {
   }
 };
 
+/// Counts the samples that were made.
+struct Counted : Numbers {
+  std::atomic<int>* made = nullptr;
+  Sample sample(Index i) const {
+    ++*made;
+    return Numbers::sample(i);
+  }
+};
+
 /// Adds a random number to the image.
 void add_noise(Sample& sample, Random& random) {
   float* values = sample.image.mutable_data();
@@ -161,13 +170,6 @@ TEST_CASE("loaders of impossible options are errors") {
 
 TEST_CASE("workers make no more batches ahead than may wait") {
   std::atomic<int> made = 0;
-  struct Counted : Numbers {
-    std::atomic<int>* made = nullptr;
-    Sample sample(Index i) const {
-      ++*made;
-      return Numbers::sample(i);
-    }
-  };
   Counted data;
   data.made = &made;
   Loader<> loader(data, {.batch = 1, .workers = 2, .ahead = 3});
@@ -179,13 +181,6 @@ TEST_CASE("workers make no more batches ahead than may wait") {
 
 TEST_CASE("samples are kept once made, as far as there is room") {
   std::atomic<int> made = 0;
-  struct Counted : Numbers {
-    std::atomic<int>* made = nullptr;
-    Sample sample(Index i) const {
-      ++*made;
-      return Numbers::sample(i);
-    }
-  };
   Counted data;
   data.made = &made;
   const DataSet kept = cached(data, 100);  // each has 32 bytes: three of them
