@@ -67,14 +67,13 @@ def step_seconds(command_in):
 
 def on_link(delay):
     """Two ranks at the ends of a link."""
-    def ranks(place):
+    def command_in(place):
         both = []
         for rank, space in enumerate("ab"):
-            # Each rank has a folder of its own; only rank 0 writes.
             told = f"RANK={rank} WORLD_SIZE=2 MASTER_ADDR=10.98.0.1 MASTER_PORT=29511"
             both.append(f"ip netns exec settle_{space} env {told} {' '.join(training('settle_train', 1, place))}")
-        return [options.link, delay, f"{both[1]} > {place}/said 2>&1 & {both[0]} && wait $!"]
-    return lambda place: [str(word) for word in ranks(place)]
+        return [str(options.link), str(delay), f"{both[1]} > {place}/said 2>&1 & {both[0]} && wait $!"]
+    return command_in
 
 
 mpirun = ["mpirun", "--allow-run-as-root", "--bind-to", "none", "-np"]

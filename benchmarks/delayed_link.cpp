@@ -75,7 +75,7 @@ void carry(const End& a, const End& b, Clock::duration delay, int done) {
     for (std::size_t way = 0; way < 2; ++way) {
       for (; !under_way[way].empty() && under_way[way].front().due <= Clock::now(); under_way[way].pop_front()) {
         const std::vector<char>& bytes = under_way[way].front().bytes;
-        if (::write(to[way], bytes.data(), bytes.size()) < 0) break;  // as a full network card: the packet is lost
+        if (::write(to[way], bytes.data(), bytes.size()) < 0) break;  // its device is full: later
       }
       if (!under_way[way].empty() && (!next || under_way[way].front().due < *next)) next = under_way[way].front().due;
     }

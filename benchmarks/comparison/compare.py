@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The same tasks by settle and libtorch, side by side: lines of code, lines of the build, seconds to compile at
--O2, seconds to train and the F1 reached. Prints a Markdown table for docs/comparison.md.
+"""The same tasks by settle and libtorch, side by side: lines of code, seconds to compile at -O2, seconds to train and
+the F1 reached. Prints a Markdown table for docs/comparison.md.
 
     benchmarks/comparison/compare.py FOLDER [--steps 300] [--held-out 6] [--rounds 3]
 
-FOLDER has grey images in images/ and masks of 255 and, where they are marked, 0 in labels/. libtorch is that of this Python's torch package.
-Needs libpng and g++. What is missing is left out, with the reason. Leave the machine to it.
+FOLDER has grey images in images/ and masks of 255 and, where they are marked, 0 in labels/. libtorch is that of this
+Python's torch package. Needs libpng and g++. What is missing is left out, with the reason. Leave the machine to it.
 """
 import argparse
 import re
