@@ -77,11 +77,18 @@ TEST_CASE("common mistakes in a map are one error each, with a sentence that say
 
 TEST_CASE("tensors and whole Vars are taken by operators, functions and reductions") {
   const Outcome fine = Program(R"(
-#include "settle/ops/map.hpp"
-#include "settle/ops/reduce.hpp"
+#include "settle/ops/all.hpp"
 using namespace settle;
 Var<float> f(const Var<float>& v, const Tensor<float>& t) {
-  return relu(v) + t * v - (2. - t) / (t + t) - sum(t) * mean(-t, {0}) + map([](auto x) { return silu(x); }, t);
+  return relu(v) + t * v - (2. - t) / (t + t) - sum(t) * mean(-t, {0}) + map([](auto x) { return silu(x); }, t) +
+         max(t, {0}) * min(t, {0, 1}) - var(t, {0}) + prod(t, {1}) * cumsum(t, 0) + softmax(t, 1);
+}
+Var<float> g(const Var<float>& w, const Tensor<float>& image) {
+  const Var<float> y = conv(image, w) + conv(Var<float>(image), w.value()) + conv(image, w.value());
+  const Var<float> rows = reshape(image, {4, 9});
+  return matmul(image, transpose(w, {0, 1, 3, 2})) + matmul(transpose(image), rows.value()) + max_pool(image) +
+         average_pool(image) + pad(slice(image, 2, 0, 3), {0, 0, 0, 0}, {0, 0, 1, 0}) + unsqueeze(squeeze(image, {0}), 0) +
+         resize(image, {8, 8}, Interpolation::nearest) + y;
 }
 )").compile("-fsyntax-only -Wall -Wextra -Werror");
   INFO(fine.text);

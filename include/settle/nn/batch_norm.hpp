@@ -209,7 +209,8 @@ struct BatchNorm {
 };
 
 /// Batch norm with running statistics, as PyTorch's BatchNorm2d: training uses the batch's statistics and moves the
-/// running ones by `momentum` towards them (the variance unbiased); evaluation uses the running ones.
+/// running ones by `momentum` towards them (the variance unbiased); evaluation uses the running ones. Both give a factor
+/// and a number added, which lose three digits where a channel's mean is a thousand times its spread.
 template <Scalar T, class Device = Cpu>
 struct RunningBatchNorm {
   BatchNorm<T, Device> norm;
@@ -260,7 +261,8 @@ struct FrozenBatchNorm {
     return {filled(1), filled(0), filled(0), filled(1 - epsilon), epsilon};
   }
 
-  /// The factor and the number added, (C, 1, 1): what a convolution before it can be multiplied by.
+  /// The factor and the number added, (C, 1, 1): what a convolution before it can be multiplied by. Where a channel's
+  /// mean is a thousand times its spread three digits are lost; the operator below does not lose them.
   ScaleShift<T, Device> fold() const {
     const auto [scale, shift] = map(
         [](auto w, auto b, auto mean, auto variance, auto eps) {
@@ -275,8 +277,8 @@ struct FrozenBatchNorm {
   Var<T, Device> operator()(const Var<T, Device>& x) const {
     require(x.shape().rank() == 4 && x.shape(1) == weight.size(), "batch_norm", "expected images (N, C, H, W) of ",
             weight.size(), " channels, got ", x.shape());
-    const auto [scale, shift] = fold();
-    return map([](auto v, auto s, auto b) { return v * s + b; }, x, scale, shift);
+    return map([](auto v, auto mean, auto s, auto b) { return (v - mean) * s + b; }, x, per_channel(running_mean),
+               fold().scale, per_channel(bias));
   }
 
   void parameters(auto&&) {}

@@ -67,6 +67,26 @@ void require_equal_shapes(const char* where, const Var<T, D>& x, const Tensor<T,
   require(x.shape() == target.shape(), where, "expected a target ", x.shape(), ", got ", target.shape());
 }
 
+/// The numbers and the weights of K classes, where they broadcast over logits.
+template <class T, class D>
+struct ClassTables {
+  Tensor<T, D> number, weight;
+};
+
+/// `shape` has K elements; `weights` are K numbers, or none: all 1.
+template <class T, class D>
+ClassTables<T, D> class_tables(const char* where, const Shape& shape, const std::vector<double>& weights) {
+  const auto classes = static_cast<std::size_t>(shape.size());
+  require(weights.empty() || weights.size() == classes, where, "expected ", classes, " class weights, got ",
+          weights.size());
+  std::vector<T> number(classes), weight(classes, T{1});
+  for (std::size_t k = 0; k < classes; ++k) {
+    number[k] = static_cast<T>(k);
+    if (!weights.empty()) weight[k] = static_cast<T>(weights[k]);
+  }
+  return {Tensor<T, D>(shape, number), Tensor<T, D>(shape, weight)};
+}
+
 }  // namespace detail
 
 struct CrossEntropyOptions {
@@ -91,9 +111,6 @@ Var<T, D> cross_entropy(const Var<T, D>& logits, const Tensor<T, D>& target, con
   Shape expected{l[0]}, place{l[0], 1}, per_class{l[1]};
   for (int a = 2; a < l.rank(); ++a) expected.append(l[a]), place.append(l[a]), per_class.append(1);
   require(target.shape() == expected, where, "expected a target (N, ...) = ", expected, ", got ", target.shape());
-  const auto classes = static_cast<std::size_t>(l[1]);
-  require(options.class_weights.empty() || options.class_weights.size() == classes, where, "expected ", classes,
-          " class weights, got ", options.class_weights.size());
   require(options.label_smoothing >= 0 && options.label_smoothing <= 1, where,
           "expected a label smoothing from 0 to 1, got ", options.label_smoothing);
   const T ignored = static_cast<T>(options.ignore.value_or(-1));
@@ -101,12 +118,8 @@ Var<T, D> cross_entropy(const Var<T, D>& logits, const Tensor<T, D>& target, con
     for (const T t : target.values())
       require((t >= 0 && t < static_cast<T>(l[1]) && t == std::floor(t)) || (options.ignore && t == ignored), where,
               "expected labels 0 ... ", l[1] - 1, options.ignore ? " and the ignored one" : "", ", got ", t);
-  std::vector<T> numbers(classes), weights(classes, T{1});
-  for (std::size_t k = 0; k < classes; ++k) {
-    numbers[k] = static_cast<T>(k);
-    if (!options.class_weights.empty()) weights[k] = static_cast<T>(options.class_weights[k]);
-  }
-  const Tensor<T, D> number(per_class, numbers), class_weight(per_class, weights), label = target.reshape(place);
+  const auto [number, class_weight] = detail::class_tables<T, D>(where, per_class, options.class_weights);
+  const Tensor<T, D> label = target.reshape(place);
   // A class without a share takes no part, and a logit of -infinity that it may have neither.
   const auto [largest, total] = detail::sum_of_exponentials(logits, {1});
   const auto terms = reduce(

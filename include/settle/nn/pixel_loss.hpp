@@ -1,5 +1,4 @@
 #pragma once
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -24,28 +23,19 @@ Var<T, D> pixel_loss(const Var<T, D>& logits, const Tensor<T, D>& target, const 
   const Shape& l = logits.shape();
   require(l.rank() == 4 && l[1] >= 2, where, "expected logits (N, K, H, W) of K >= 2 classes, got ", l);
   const Shape mask{l[0], l[2], l[3]}, pixels{l[0], 1, l[2], l[3]};
-  const auto classes = static_cast<std::size_t>(l[1]);
   require(target.shape() == mask, where, "expected a target (N, H, W) = ", mask, ", got ", target.shape());
   require(ignore.size() == 0 || ignore.shape() == mask, where, "expected an ignore mask (N, H, W) = ", mask, ", got ",
           ignore.shape());
-  require(class_weights.empty() || class_weights.size() == classes, where, "expected ", classes, " class weights, got ",
-          class_weights.size());
   require(target.size() > 0, where, "the mean over no pixels is undefined, got a target ", target.shape());
   require(gamma >= 0, where, "expected gamma of at least 0, got ", gamma);
   if constexpr (std::is_same_v<D, Cpu>)
     for (const T t : target.values())
       require(t >= 0 && t < static_cast<T>(l[1]) && t == std::floor(t), where, "expected targets 0 ... ", l[1] - 1,
               ", got ", t);
-  std::vector<T> numbers(classes), weights(classes, T{1});
-  for (std::size_t k = 0; k < classes; ++k) {
-    numbers[k] = static_cast<T>(k);
-    if (!class_weights.empty()) weights[k] = static_cast<T>(class_weights[k]);
-  }
-  const Shape per_class{l[1], 1, 1};
-  const Var<T, D> number(Tensor<T, D>(per_class, numbers)), class_weight(Tensor<T, D>(per_class, weights));
+  const auto [number, class_weight] = detail::class_tables<T, D>(where, {l[1], 1, 1}, class_weights);
   const Var<T, D> t(target.reshape(pixels));
   const auto chosen = [](auto value, auto is, auto k) { return value * (is == k); };
-  Var<T, D> weight = reduce(chosen, {1}, broadcast_to(class_weight, l), t, number);
+  Var<T, D> weight = reduce(chosen, {1}, broadcast_to(Var<T, D>(class_weight), l), t, number);
   if (ignore.size() > 0)
     weight = map([](auto w, auto left_out) { return w * (1. - left_out); }, weight, Var<T, D>(ignore.reshape(pixels)));
   const auto [largest, exponentials] = detail::sum_of_exponentials(logits, {1});

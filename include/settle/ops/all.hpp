@@ -3,6 +3,7 @@
 
 #include "settle/ops/attention.hpp"
 #include "settle/ops/concat.hpp"
+#include "settle/ops/constants.hpp"
 #include "settle/ops/conv_transpose.hpp"
 #include "settle/ops/convolution.hpp"
 #include "settle/ops/elements.hpp"

@@ -146,38 +146,18 @@ Var<T, D> softmax(const Var<T, D>& x, int axis) {
 }
 
 /// Of Tensors, which are constants.
-template <class T, class D>
-Var<T, D> sum(const Tensor<T, D>& x, Axes axes) {
-  return sum(Var<T, D>(x), axes);
+auto sum(const detail::OnlyTensor auto& x, Axes axes) { return sum(detail::lifted(x), axes); }
+auto sum(const detail::OnlyTensor auto& x) { return sum(detail::lifted(x)); }
+auto mean(const detail::OnlyTensor auto& x, Axes axes) { return mean(detail::lifted(x), axes); }
+auto mean(const detail::OnlyTensor auto& x) { return mean(detail::lifted(x)); }
+auto max(const detail::OnlyTensor auto& x, Axes axes) { return max(detail::lifted(x), axes); }
+auto min(const detail::OnlyTensor auto& x, Axes axes) { return min(detail::lifted(x), axes); }
+auto var(const detail::OnlyTensor auto& x, Axes axes, Index correction = 1) {
+  return var(detail::lifted(x), axes, correction);
 }
-template <class T, class D>
-Var<T, D> sum(const Tensor<T, D>& x) {
-  return sum(Var<T, D>(x));
-}
-template <class T, class D>
-Var<T, D> mean(const Tensor<T, D>& x, Axes axes) {
-  return mean(Var<T, D>(x), axes);
-}
-template <class T, class D>
-Var<T, D> mean(const Tensor<T, D>& x) {
-  return mean(Var<T, D>(x));
-}
-template <class T, class D>
-Var<T, D> max(const Tensor<T, D>& x, Axes axes) {
-  return max(Var<T, D>(x), axes);
-}
-template <class T, class D>
-Var<T, D> logsumexp(const Tensor<T, D>& x, Axes axes) {
-  return logsumexp(Var<T, D>(x), axes);
-}
-template <class T, class D>
-Var<T, D> log_softmax(const Tensor<T, D>& x, int axis) {
-  return log_softmax(Var<T, D>(x), axis);
-}
-template <class T, class D>
-Var<T, D> softmax(const Tensor<T, D>& x, int axis) {
-  return softmax(Var<T, D>(x), axis);
-}
+auto logsumexp(const detail::OnlyTensor auto& x, Axes axes) { return logsumexp(detail::lifted(x), axes); }
+auto log_softmax(const detail::OnlyTensor auto& x, int axis) { return log_softmax(detail::lifted(x), axis); }
+auto softmax(const detail::OnlyTensor auto& x, int axis) { return softmax(detail::lifted(x), axis); }
 
 namespace detail {
 
