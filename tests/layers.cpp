@@ -13,6 +13,7 @@
 #include "settle/nn/group_norm.hpp"
 #include "settle/nn/linear.hpp"
 #include "settle/nn/losses.hpp"
+#include "settle/nn/stem.hpp"
 #include "settle/ops/pool.hpp"
 #include "settle/ops/resize.hpp"
 
@@ -246,6 +247,35 @@ TEST_CASE("a frozen batch norm is a factor and a number, and is not trained") {
   check(shift, {3 + 1 / std::sqrt(1 + 1e-5), 4});
   CHECK(parameter_count(norm) == 0);
   settle::check(norm);
+}
+
+TEST_CASE("a frozen batch norm keeps the digits of a channel whose mean is far from 0") {
+  auto norm = FrozenBatchNorm<float>::initial(1);
+  norm.running_mean = Tensor<float>({1}, 1e4f), norm.running_var = Tensor<float>({1}, 1e-4f), norm.epsilon = 0;
+  const auto y = norm(Var<float>(Tensor<float>({1, 1, 1, 2}, {1e4f, 1e4f + 0.0078125f}))).value();
+  CHECK(y.data()[0] == 0);
+  CHECK(y.data()[1] == doctest::Approx(0.78125).epsilon(1e-6));
+}
+
+TEST_CASE("a stem with a stride gives the means of its pixels, and its nets' logits come back to the image's size") {
+  ParameterStreams streams(1);
+  auto stem = SquaringStem<double>::initial(2, streams);
+  const V image(sines({2, 1, 5, 7}, 1, .7));
+  const V full = stem(image);
+  stem.stride = 2;
+  const V small = stem(image);
+  CHECK(small.shape() == Shape{2, 5, 3, 4});
+  const auto pixel = [&](Index row, Index column) { return full.value().data()[row * 7 + column]; };
+  const double* const means = small.value().data();
+  CHECK(means[0] == doctest::Approx((pixel(0, 0) + pixel(0, 1) + pixel(1, 0) + pixel(1, 1)) / 4));
+  CHECK(means[3] == doctest::Approx((pixel(0, 6) + pixel(1, 6)) / 2));
+  CHECK(means[8] == doctest::Approx((pixel(4, 0) + pixel(4, 1)) / 2));
+  CHECK(means[11] == doctest::Approx(pixel(4, 6)));
+  CHECK(at_size_of(image, small).shape() == full.shape());
+  check(at_size_of(image, V(Tensor<double>({2, 5, 3, 4}, 2.))) - 2., std::vector<double>(350));
+  check(at_size_of(image, full) - full, std::vector<double>(350), 0);
+  check_derivatives([&](const auto& in) { return at_size_of(in[0], stem(in[0])); }, {image.value()});
+  CHECK(contains(error_of([&] { stem(V(Tensor<double>({1, 1, 1, 4}))); }), "larger than the padded image"));
 }
 
 TEST_CASE("a convolution with its norm in one pass is the convolution, then the norm") {

@@ -4,6 +4,7 @@
 
 #include "settle/autodiff/module.hpp"
 #include "settle/nn/conv_layer.hpp"
+#include "settle/nn/stem.hpp"
 #include "settle/ops/reduce.hpp"
 
 namespace settle {
@@ -20,6 +21,7 @@ struct FeedForwardNet {
   std::array<RunningBatchNorm<T, Device>, 7> bn;  ///< bn0 ... bn6
   ConvLayer<T, Device> conv7;
   bool whole_image = false;  ///< one class for the image: see BatchNormReadout
+  Index stride = 1;          ///< after the first layer: see SquaringStem
 
   /// PyTorch's default initial values.
   static FeedForwardNet initial(Index channels, Index kernel, ParameterStreams& streams, Index image_channels = 1,
@@ -66,7 +68,7 @@ struct FeedForwardNet {
     const auto normalise = [](auto v, auto scale, auto shift) { return v * scale + shift; };
     const V first = conv_same(images, conv0);
     auto [scale0, shift0] = fold(bn[0], first);
-    V x = map(normalise, first, scale0, shift0);
+    V x = detail::strided(map(normalise, first, scale0, shift0), stride);
     for (std::size_t k = 0; k < conv.size(); ++k) {
       const V y = conv[k](x);
       const auto [scale, shift] = fold(bn[k + 1], y);

@@ -14,6 +14,7 @@
 #include "settle/io/png.hpp"
 #include "settle/nn/confusion_matrix.hpp"
 #include "settle/nn/recurrent_net.hpp"
+#include "settle/nn/stem.hpp"
 #include "settle/train/pictures.hpp"
 
 namespace settle {
@@ -70,11 +71,11 @@ void follow(const Net& net, const V& images, int steps, double damping, const Af
         return fixed_point::detail::values_of<T, D>(fixed_point::detail::variables<V>(z));
       };
       const auto moved = fixed_point::detail::moved(values(next), values(state), 1);
-      after_step(k, net.readout(first_part(state)).value(),
+      after_step(k, at_size_of(images, net.readout(first_part(state))).value(),
                  fixed_point::detail::relative(moved.distances.front(), moved.sizes.front()));
     }
   } else {
-    after_step(1, net(images).value(), 0.0);
+    after_step(1, at_size_of(images, net(images)).value(), 0.0);
   }
 }
 

@@ -298,6 +298,10 @@ void prepare_initial(Net& net, const SegmentationOptions& options) {
     net.readout.whole_image = options.model.readout == "image";
   else
     net.whole_image = options.model.readout == "image";
+  if constexpr (requires { net.stem; })
+    net.stem.stride = options.model.stride;
+  else
+    net.stride = options.model.stride;
   if (options.classes() == 2 && options.model.foreground != 0.5) {
     const double logit = std::log(options.model.foreground / (1 - options.model.foreground)) / 2;
     const V bias(to<D>(Tensor<T>(Shape{2}, {static_cast<T>(-logit), static_cast<T>(logit)})));
@@ -400,13 +404,13 @@ class SegmentationOf final : public Segmentation {
             const V& z = detail::first_part(next);
             if (start.size() == 0) start = Tensor<float, Device>(z.shape(), 0.f);
             const auto moved = fixed_point::detail::moved<float, Device>({z.value()}, {start}, 1);
-            show({k, to<Cpu>(z.value()), to<Cpu>(constants.readout(z).value()),
+            show({k, to<Cpu>(z.value()), to<Cpu>(at_size_of(input, constants.readout(z)).value()),
                   fixed_point::detail::relative(moved.distances.front(), moved.sizes.front())});
             start = detail::damped(V(start), z, damping).value();
           },
           options_.test_damping());
     } else {
-      show({1, Tensor<float>(), to<Cpu>(as_constants(net_)(input).value()), 0});
+      show({1, Tensor<float>(), to<Cpu>(at_size_of(input, as_constants(net_)(input)).value()), 0});
     }
   }
 
@@ -419,7 +423,8 @@ class SegmentationOf final : public Segmentation {
       const double damping = options_.test_damping();
       std::optional<State> start;
       for (std::size_t t = 0; t < frames.size(); ++t) {
-        const V x = constants.stem(V(to<Device>(frames[t])));
+        const V frame(to<Device>(frames[t]));
+        const V x = constants.stem(frame);
         const auto step = detail::prepared_step(constants.cell, x);
         if (!start || !warm) start = constants.cell.initial_state(x);
         State state = *start;
@@ -427,7 +432,7 @@ class SegmentationOf final : public Segmentation {
           State next = step(state);
           state = k < steps && damping > 0 ? detail::damped(state, next, damping) : std::move(next);
         }
-        show(t, to<Cpu>(constants.readout(detail::first_part(state)).value()));
+        show(t, to<Cpu>(at_size_of(frame, constants.readout(detail::first_part(state))).value()));
         if (!warm) continue;
         namespace fp = fixed_point::detail;
         fp::Numbers finite = fp::largest_magnitudes(fp::values_of(fp::variables<V>(state)), x.shape(0));
@@ -435,7 +440,10 @@ class SegmentationOf final : public Segmentation {
         fp::keep_settled(state, finite, *start);
       }
     } else {
-      for (std::size_t t = 0; t < frames.size(); ++t) show(t, to<Cpu>(constants(V(to<Device>(frames[t]))).value()));
+      for (std::size_t t = 0; t < frames.size(); ++t) {
+        const V frame(to<Device>(frames[t]));
+        show(t, to<Cpu>(at_size_of(frame, constants(frame)).value()));
+      }
     }
   }
 
@@ -517,7 +525,8 @@ class SegmentationOf final : public Segmentation {
 
   Objective<V> objective(Net& model, const BatchOf<float, Device>& batch, const Training& policy,
                          double penalty_weight) {
-    const auto loss_of = [&](const V& logits) {
+    const auto loss_of = [&](const V& own) {
+      const V logits = at_size_of(V(batch.image), own);
       // Of two classes it is the released code's own.
       if (logits.shape(1) == 2 && batch.ignore.size() == 0 && options_.loss.class_weights.empty())
         return focal_loss(logits, batch.target, options_.loss.gamma);
@@ -550,9 +559,9 @@ class SegmentationOf final : public Segmentation {
   Tensor<float> predict(const Net& net, const Tensor<float>& images, int steps) const {
     const V input(to<Device>(images));
     if constexpr (recurrent)
-      return to<Cpu>(settle::predict(net, input, steps, options_.test_damping()).value());
+      return to<Cpu>(at_size_of(input, settle::predict(net, input, steps, options_.test_damping())).value());
     else
-      return to<Cpu>(as_constants(net)(input).value());
+      return to<Cpu>(at_size_of(input, as_constants(net)(input)).value());
   }
 
   /// Each rank has every so-manieth batch, whole: batch norm sees the batches that it sees on one rank.

@@ -24,6 +24,7 @@ struct SegmentationOptions {
     std::string initialisation = "corrected";
     double norm_weight = 0.1;  ///< of the hGRU cell's batch norms at the start
     double foreground = 0.5;   ///< the share of pixels that the read-out expects of class 1 at the start
+    Index stride = 1;          ///< of the stem: the recurrent layers work on an image so many times smaller
     bool unit_stem = false;    ///< the stem's brightness filter has the norm of the others at the start
     std::string readout = "pixels";
   } model;
@@ -94,7 +95,8 @@ struct SegmentationOptions {
     visit("model.foreground", model.foreground, between(1e-6, 1 - 1e-6), "two classes: share of class 1 expected",
           kept);
     visit("model.unit_stem", model.unit_stem, any, "the stem's brightness filter as strong as the others", kept);
-
+    visit("model.stride", model.stride, between(1, 64), "after the stem: layers work on so many times smaller images",
+          kept);
     visit("model.readout", model.readout, one_of({"pixels", "image"}), "a class for each pixel, or one for the image",
           kept);
 
