@@ -5,7 +5,8 @@
 
 Between `<!-- result NAME -->` and `<!-- end -->` goes docs/experiments/NAME/table.md, and between `<!-- value KEY -->`
 and `<!-- end -->` the KEY of docs/experiments/summary.json; both say "not run yet" where there is none. `--from` first
-copies tables, figures and the summary from a folder that settle_experiment wrote. `--check` changes nothing, and ends
+copies tables, figures and the summary from a folder that settle_experiment wrote (of another size than small, to
+folders NAME_SIZE, and not the summary). `--check` changes nothing, and ends
 with status 1 where the page is not up to date.
 """
 import argparse
@@ -50,14 +51,16 @@ def filled(text, folder):
 
 
 def copy_results(source, folder):
-    """All but the trainings themselves."""
+    """All but the trainings themselves; those of another size than small to folders NAME_SIZE, without a summary."""
+    size = json.loads((source / "summary.json").read_text())["size"]
     for table in source.glob("*/table.md"):
-        target = folder / table.parent.name
+        target = folder / (table.parent.name + ("" if size == "small" else f"_{size}"))
         target.mkdir(parents=True, exist_ok=True)
         for file in table.parent.iterdir():
             if file.is_file():
                 shutil.copy(file, target / file.name)
-    shutil.copy(source / "summary.json", folder / "summary.json")
+    if size == "small":
+        shutil.copy(source / "summary.json", folder / "summary.json")
 
 
 def main():

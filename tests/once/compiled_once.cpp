@@ -1,2 +1,0 @@
-#define SETTLE_COMPILE_HERE
-#include "settle/compiled_once.hpp"
