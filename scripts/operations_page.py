@@ -71,7 +71,7 @@ def operations(header):
 
 def page():
     grouped = {name for _, names in GROUPS for name in names}
-    other = sorted(h.stem for h in OPS.glob("*.hpp") if h.stem not in grouped | {"all", "samples"})
+    other = sorted(h.stem for h in OPS.glob("*.hpp") if h.stem not in grouped | {"all", "constants", "samples"})
     out = HEAD
     for title, names in GROUPS + ([("Others", other)] if other else []):
         lines = []

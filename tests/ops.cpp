@@ -75,7 +75,7 @@ TEST_CASE("every op's file is in the list of ops, and so is every op in it") {
   int files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     const std::string file = entry.path().filename().string();
-    if (file == "all.hpp" || file == "samples.hpp") continue;
+    if (file == "all.hpp" || file == "constants.hpp" || file == "samples.hpp") continue;
     CAPTURE(file);
     CHECK(list.find("settle/ops/" + file) != std::string::npos);
     const std::string text = bytes_of(entry.path()), keyword = "\nstruct ";
