@@ -1,14 +1,15 @@
 // What a group of one rank costs: training steps of an hGRU by C-RBP, in turn with and without one, in one process and
 // on the same batch. Prints the median seconds of both, and the median of the pairs' ratios with its quartiles.
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
+#include "settle/experiments/statistics.hpp"
 #include "settle/settle.hpp"
 
 using namespace settle;
+using experiments::quantile;
 
 namespace {
 
@@ -29,12 +30,6 @@ double seconds_of_step(const HgruNet<float>& net, const PathfinderBatch& batch, 
     step();
   }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-double quantile(std::vector<double> values, double share) {
-  const auto at = values.begin() + static_cast<std::ptrdiff_t>(share * static_cast<double>(values.size() - 1));
-  std::nth_element(values.begin(), at, values.end());
-  return *at;
 }
 
 }  // namespace

@@ -5,9 +5,9 @@
 
 Between `<!-- result NAME -->` and `<!-- end -->` goes docs/experiments/NAME/table.md, and between `<!-- value KEY -->`
 and `<!-- end -->` the KEY of docs/experiments/summary.json; both say "not run yet" where there is none. `--from` first
-copies tables, figures and the summary from a folder that settle_experiment wrote (of another size than small, to
-folders NAME_SIZE, and not the summary). `--check` changes nothing, and ends
-with status 1 where the page is not up to date.
+copies tables, figures and the summary from a folder that settle_experiment wrote; of another size than small, tables
+and figures alone, to folders NAME_SIZE. `--check` changes nothing, and ends with status 1 where the page is not up to
+date.
 """
 import argparse
 import json

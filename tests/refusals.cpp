@@ -95,6 +95,15 @@ Var<float> g(const Var<float>& w, const Tensor<float>& image) {
   CHECK(fine.status == 0);
 }
 
+TEST_CASE("what is compiled once may be all in one file") {
+  const Outcome fine = Program(R"(
+#define SETTLE_COMPILE_HERE
+#include "settle/compiled_once.hpp"
+)").compile("-fsyntax-only -DSETTLE_INTERPRETED_MAPS");
+  INFO(fine.text);
+  CHECK(fine.status == 0);
+}
+
 TEST_CASE("flags by which the compiler may change the arithmetic are refused with a sentence") {
   const Program program(R"(
 #include <cstdio>
