@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <memory>
@@ -45,6 +46,25 @@ TEST_CASE("the version's text is made of its numbers") {
   text << SETTLE_VERSION_MAJOR << '.' << SETTLE_VERSION_MINOR << '.' << SETTLE_VERSION_PATCH;
   CHECK(text.str() == version);
   CHECK(text.str() == SETTLE_MESON_VERSION);
+}
+
+// Programs may hold parts that were compiled against two versions: no function of one may be linked to the other's.
+TEST_CASE("every namespace of the library bears its version") {
+  const std::string opening = "namespace settle::inline v" + std::to_string(SETTLE_VERSION_MAJOR) + "_" +
+                              std::to_string(SETTLE_VERSION_MINOR);
+  int found = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(SETTLE_SOURCE_DIR "/include/settle")) {
+    if (entry.path().extension() != ".hpp") continue;
+    std::ifstream file(entry.path());
+    for (std::string line; std::getline(file, line);) {
+      if (!line.starts_with("namespace settle")) continue;
+      INFO(entry.path().string() << ": " << line);
+      CHECK((line.starts_with(opening + " ") || line.starts_with(opening + "::")));
+      ++found;
+    }
+  }
+  CHECK(found > 200);
+  CHECK(std::is_same_v<Tensor<float>, v0_2::Tensor<float>>);
 }
 
 TEST_CASE("an error's text starts with the operation") {

@@ -97,7 +97,7 @@
                                     Values<T, Cpu>&);                                                                 \
   }
 
-namespace settle {
+namespace settle::inline v0_2 {
 #ifdef SETTLE_COMPILE_FLOAT_HERE
 SETTLE_COMPILED_ONCE_HERE(float, template)
 SETTLE_COMPILED_ONCE_FOR(float, template)

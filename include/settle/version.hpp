@@ -9,7 +9,7 @@
 #define SETTLE_DETAIL_VERSION_TEXT(major, minor, patch) \
   SETTLE_DETAIL_TEXT(major) "." SETTLE_DETAIL_TEXT(minor) "." SETTLE_DETAIL_TEXT(patch)
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The library's version, as in "1.2.3".
 inline constexpr const char version[] =

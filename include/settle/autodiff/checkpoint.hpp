@@ -8,7 +8,7 @@
 
 #include "settle/autodiff/grad.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

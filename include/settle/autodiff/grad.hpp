@@ -7,7 +7,7 @@
 #include "settle/autodiff/tape.hpp"
 #include "settle/ops/map.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The vector-Jacobian product of a recorded computation, prepared once and applied any number of times. Only the
 /// operations between the inputs and the outputs take part, and each computes only the cotangents that lead to the

@@ -8,7 +8,7 @@
 #include "settle/autodiff/grad.hpp"
 #include "settle/ops/reduce.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 struct GradcheckOptions {
   double tolerance = 1e-7;  ///< the largest relative error that passes

@@ -8,7 +8,7 @@
 
 #include "settle/autodiff/tape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A module is a copyable value that names its parameters: `parameters(visit)` calls visit(name, var) for each of them,
 /// always in the same order, with a Var that may be replaced:

@@ -9,7 +9,7 @@
 
 #include "settle/core/tensor.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 template <class T, class Device>
 class Tape;

@@ -13,7 +13,7 @@
 #include <sanitizer/asan_interface.h>
 #endif
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The processor and its memory. Another device is another type with the same functions, which say what tensors need of
 /// its memory; what the operations need of it is in its Backend. Sizes are in bytes, counts in elements; a device's own

@@ -1,6 +1,6 @@
 #pragma once
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// While it lives, the calling thread's results that are smaller in magnitude than the smallest normal number (1.2e-38
 /// in float32, 2.2e-308 in float64) are zeros of their sign. Some processors take a hundred times as long for a result

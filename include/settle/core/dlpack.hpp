@@ -13,7 +13,7 @@
 /// Tensors handed to other libraries, and taken from them, without a copy: DLPack's structs as its binary interface
 /// lays them out. A library's capsule "dltensor" holds a ManagedTensor, "dltensor_versioned" a ManagedTensorVersioned.
 /// Source: dmlc.github.io/dlpack/latest/c_api.html, versions 0.8 and 1.x.
-namespace settle::dlpack {
+namespace settle::inline v0_2::dlpack {
 
 enum DeviceType : std::int32_t { cpu = 1, cuda = 2 };
 enum TypeCode : std::uint8_t { signed_integer = 0, unsigned_integer = 1, floating = 2 };

@@ -6,7 +6,7 @@
 
 #include "settle/core/sanitizer.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Every failure of the library: the text starts with the operation, as in
 /// "[conv] expected an input (N, C, H, W) with C = 24 for the weight (25, 24, 5, 5), got (8, 25, 64, 64)".

@@ -9,7 +9,7 @@
 #endif
 
 // A child of fork() has the thread that called it and no other, and mutexes as they stood.
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// How many fork() calls lie between the first process and this one, as far as they were made since this was first
 /// asked for: another number than before tells that threads are gone.

@@ -2,7 +2,7 @@
 #include <cstdint>
 #include <string_view>
 
-namespace settle::detail {
+namespace settle::inline v0_2::detail {
 
 /// A 64-bit hash of a text (FNV-1a). One changed byte always changes it.
 constexpr std::uint64_t hash(std::string_view text) {

@@ -14,7 +14,7 @@
 #include <unistd.h>
 #endif
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Memory for large blocks, cut from regions that the system is asked to back with huge pages: walks with long strides,
 /// as a transform's, then miss few translations of addresses. Blocks follow each other without gaps, so that a huge

@@ -18,7 +18,7 @@
 #include "settle/core/round_up.hpp"
 #include "settle/core/scoped_value.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// What one tag (or all together) holds now, held at most, and asked of the system.
 struct MemoryUse {

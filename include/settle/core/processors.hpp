@@ -13,7 +13,7 @@
 #include <sched.h>
 #endif
 
-namespace settle {
+namespace settle::inline v0_2 {
 namespace detail {
 
 /// The lines of a text file; none where there is no such file.

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <numbers>
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Philox4x32-10 (Salmon, Moraes, Dror, Shaw; SC 2011): four 32-bit random words for a 128-bit counter and a 64-bit
 /// key.

@@ -2,7 +2,7 @@
 #include <concepts>
 #include <type_traits>
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The number of `unit`s > 0 that hold `size` >= 0.
 template <std::integral T>

@@ -1,7 +1,7 @@
 #pragma once
 #include <utility>
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// While it lives, a variable has another value.
 template <class T>

@@ -9,7 +9,7 @@
 
 #include "settle/core/error.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Extents and positions; signed, so that differences are safe.
 using Index = std::int64_t;

@@ -11,7 +11,7 @@
 #include "settle/core/random.hpp"
 #include "settle/core/shape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The scalar types that the library computes with.
 template <class T>

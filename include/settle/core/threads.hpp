@@ -20,7 +20,7 @@
 #include "settle/core/scoped_value.hpp"
 #include "settle/core/shape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A fixed set of threads that work on loops cut in contiguous parts. The parts depend on the counts alone, so results
 /// are the same bits for the same number of threads, whichever thread takes a part: each takes those of its own share,

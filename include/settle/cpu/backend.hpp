@@ -14,7 +14,7 @@
 #include "settle/cpu/strided.hpp"
 #include "settle/cpu/vectors.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// What the operations ask of a device besides its memory and its pointwise functions. Each device has a specialisation
 /// with the same functions, on pointers into its memory; results are overwritten unless it says otherwise. Where there

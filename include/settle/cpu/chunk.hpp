@@ -10,7 +10,7 @@
 
 // What all ways to run a pointwise program on the CPU share: the pieces of work, what becomes of their results, how the
 // last elements of a piece are done, and the operations on packets.
-namespace settle::cpu {
+namespace settle::inline v0_2::cpu {
 
 /// What a chunk does with one result. To stream is to assign past the caches: the chunk's first element is then aligned
 /// to stream_alignment bytes.

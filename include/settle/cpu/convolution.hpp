@@ -15,7 +15,7 @@
 // They are the partial derivatives of one form, sum gy · conv(x, w). Results are overwritten unless it says otherwise;
 // the same call gives the same bits for the same number of threads on the same processor.
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 
 enum class ConvDirection { forward, input_grad, weight_grad };
 

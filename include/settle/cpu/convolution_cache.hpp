@@ -7,7 +7,7 @@
 #include "settle/cpu/convolution_geometry.hpp"
 #include "settle/cpu/packet.hpp"
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET::detail {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET::detail {
 
 /// What was computed from one tensor of weights: several forms of it, for whoever asks next. It lives in the tensor's
 /// slot for derived data, which is emptied when the weights change.

@@ -10,7 +10,7 @@
 // serves all channels of the block, each weight all packets. Rows are first copied between zeros, a band at a time that
 // stays in the second-level cache, so the kernels know nothing of borders.
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 namespace detail {
 
 /// The most channels that one block of sums covers.

@@ -19,7 +19,7 @@
 // all channels together, and about half a kernel wide), or where less than a quarter of the parts is not zero. Weights
 // are held to the same.
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 namespace detail {
 
 /// How the outputs of a convolution are cut in tiles for transforms of n x n.

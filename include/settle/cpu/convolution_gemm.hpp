@@ -6,7 +6,7 @@
 // row per (channel, tap) and one column per output pixel; only a tile of columns exists at a time, and the direct
 // algorithm's kernels multiply it.
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 namespace detail {
 
 /// How the patch matrix of one group of one image is cut in tiles: some pixels by the rows of some channels.

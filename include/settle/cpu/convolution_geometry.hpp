@@ -6,7 +6,7 @@
 #include "settle/core/tensor.hpp"
 #include "settle/cpu/instruction_set.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// How a convolution is computed. One that cannot serve a geometry gives way to gemm, which serves all of them.
 enum class ConvAlgorithm {

@@ -7,7 +7,7 @@
 // The weight gradient by its definition, for stride 1: the sums over pixels of a channel of gy times a shifted channel
 // of x. Output channels that fill packets are lanes: each pixel's packet meets single numbers of x, and nothing is
 // summed over lanes. For the output channels that are left, and where channels only mix, lanes are neighbouring pixels.
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 namespace detail {
 
 /// The kernel rows, each of one input channel, that one call of correlate_outputs takes; and the most taps along them.

@@ -16,7 +16,7 @@
 // kx = 0 ... n/2 are visited: at each stand two columns, Z(f) and conj Z(-f), which multiply by the same frequency of
 // the kernel. A single tile has one column, for then they are equal.
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 
 /// A packet of complex numbers.
 template <class T>

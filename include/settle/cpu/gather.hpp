@@ -5,7 +5,7 @@
 #include "settle/core/threads.hpp"
 
 // Arrays here are (outer, extent, inner): the axis in question, and all axes before and after it as one.
-namespace settle::cpu {
+namespace settle::inline v0_2::cpu {
 
 /// y (outer, indices, inner): y[o, k, :] = x[o, indices[k], :], for x (outer, extent, inner).
 template <class T>

@@ -11,7 +11,7 @@
 #include "settle/cpu/chunk.hpp"
 #include "settle/cpu/unroll.hpp"
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 
 /// A program that is only known at run time (the derivatives above first order), as steps that each evaluate one
 /// instruction for a block of packets. A step hands its value on to the next one in registers; what later steps need is

@@ -5,7 +5,7 @@
 #include "settle/core/threads.hpp"
 #include "settle/cpu/matmul_geometry.hpp"
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 
 namespace detail {
 

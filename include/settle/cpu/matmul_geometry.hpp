@@ -2,7 +2,7 @@
 #include "settle/core/shape.hpp"
 #include "settle/cpu/instruction_set.hpp"
 
-namespace settle::cpu {
+namespace settle::inline v0_2::cpu {
 
 /// A batch of matrix products y (rows, columns) = a (rows, inner) b (inner, columns).
 struct MatmulGeometry {

@@ -4,7 +4,7 @@
 
 #include "settle/core/threads.hpp"
 
-namespace settle::cpu {
+namespace settle::inline v0_2::cpu {
 
 /// Windows that slide over planes (height, width).
 struct PoolGeometry {

@@ -3,7 +3,7 @@
 
 #include "settle/cpu/instruction_set.hpp"
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET::detail {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET::detail {
 
 /// Says once, on the standard error stream, that the program was compiled for processors without the wide units that
 /// this one has. SETTLE_NO_BUILD_NOTE leaves it out.

@@ -10,7 +10,7 @@
 /// A function of packets must vanish in its caller: a call would pass every packet through memory.
 #define SETTLE_INLINE __attribute__((always_inline)) inline
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 
 #define SETTLE_TEXT(name) #name
 #define SETTLE_TEXT_OF(name) SETTLE_TEXT(name)

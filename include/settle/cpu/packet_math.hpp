@@ -23,7 +23,7 @@
 // infinities and NaN behave as in <cmath>. Each function reduces its argument to a short interval and evaluates a
 // polynomial there. The polynomials are minimax fits in the relative error of the function (Remez exchange in 50
 // digits; erfc_tail: Chebyshev interpolation), lowest power first.
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 
 namespace detail {
 

@@ -23,7 +23,7 @@
 // How a pointwise program runs on the CPU: the iteration space is cut in chunks of contiguous elements, and for each
 // chunk all results are computed packet by packet in one loop. Results of a smaller shape than the space are summed on
 // the fly.
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 
 /// A program frozen into a type: each instruction of `Source::program` becomes inlined code.
 template <class T, class Source>
@@ -236,7 +236,7 @@ struct LoweredGradient {
 
 }  // namespace settle::cpu
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 template <class T, class Device>
 class PointwiseFunction;

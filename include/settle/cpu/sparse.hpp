@@ -4,7 +4,7 @@
 
 #include "settle/core/threads.hpp"
 
-namespace settle::cpu {
+namespace settle::inline v0_2::cpu {
 
 /// A sparse matrix by rows: row i has weight[k] in column[k] for start[i] <= k < start[i + 1].
 struct SparseMatrix {

@@ -5,7 +5,7 @@
 #include "settle/core/shape.hpp"
 #include "settle/core/threads.hpp"
 
-namespace settle::cpu {
+namespace settle::inline v0_2::cpu {
 
 using Strides = std::array<Index, Shape::max_rank>;
 

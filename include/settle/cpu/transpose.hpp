@@ -5,7 +5,7 @@
 #include "settle/cpu/unroll.hpp"
 
 // Squares of packets: what stands in a packet's lanes and in the same lane of several packets changes places.
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET::detail {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET::detail {
 
 /// The lanes of a block of 16 bytes, within which a processor exchanges faster.
 template <class T>

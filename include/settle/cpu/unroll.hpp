@@ -9,7 +9,7 @@
 #define SETTLE_UNROLL _Pragma("GCC unroll 32")
 #endif
 
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 
 /// The number of packets that the processor's registers hold.
 #if defined(__AVX512F__) || defined(__aarch64__)

@@ -13,7 +13,7 @@
 // Arrays as vectors, split evenly among systems of equations: the few operations that the solvers do on them. Sums are
 // taken in double and in an order that depends on a system's size alone, so that a system's result is the same bits
 // among any others.
-namespace settle::cpu::inline SETTLE_INSTRUCTION_SET {
+namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET {
 
 namespace detail {
 

@@ -18,7 +18,7 @@
 #include "settle/kernels/ranks.hpp"
 #include "settle/kernels/vectors.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace cuda {
 

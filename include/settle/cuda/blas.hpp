@@ -8,7 +8,7 @@
 #include "settle/cuda/library.hpp"
 #include "settle/kernels/matrix_product.hpp"
 
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// Products of matrices by cuBLAS in one stream, the same bits at every run.
 class Blas {

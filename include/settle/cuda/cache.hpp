@@ -16,7 +16,7 @@
 #include "settle/cuda/compiler.hpp"
 #include "settle/io/atomic_file.hpp"
 
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// Compiled programs on the disk. An entry is found by all that its code depends on, which stands in the entry in full,
 /// so that it cannot be mistaken for another; one that is damaged is as good as absent. Entries appear complete or not

@@ -9,7 +9,7 @@
 #include "settle/core/error.hpp"
 #include "settle/cuda/library.hpp"
 
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// What the assembler says that a kernel takes.
 struct Resources {

@@ -14,7 +14,7 @@
 #include "settle/cuda/program.hpp"
 #include "settle/kernels/registry.hpp"
 
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// The folder to take the CUDA libraries from in place of the usual ones: $SETTLE_CUDA_LIBRARIES, or none.
 inline std::filesystem::path libraries_folder() {

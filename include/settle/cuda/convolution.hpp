@@ -14,7 +14,7 @@
 
 // Convolution on the device and its two derivatives: by tiles in the frequency domain, by cuDNN, or by products of
 // matrices.
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// While it lives, the tiles of this thread's convolutions store their spectra as bfloat16: `cuda::AllowBf16Spectra
 /// allow;`. Half the way through memory, for a relative error (L2) of some 3e-3, and never without being asked for.

@@ -19,7 +19,7 @@
 
 // Convolutions by cuDNN: which of its engines computes one, and its execution. All that the library asks of cuDNN goes
 // through this file, by the graph interface of its backend.
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// The three products of a convolution: y, and the derivatives of <dy, conv(x, w)> by x and by w.
 enum class ConvProduct { convolution, input_gradient, weight_gradient };

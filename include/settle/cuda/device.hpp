@@ -7,7 +7,7 @@
 #include "settle/kernels/move.hpp"
 #include "settle/kernels/random.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace cuda {
 

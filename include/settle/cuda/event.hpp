@@ -6,7 +6,7 @@
 
 #include "settle/cuda/context.hpp"
 
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// A point in the stream's work. What the run-time library keeps for it is used again by a later one.
 class Event {

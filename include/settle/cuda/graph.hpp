@@ -11,7 +11,7 @@
 #include "settle/cuda/event.hpp"
 #include "settle/cuda/staging.hpp"
 
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// Work that was asked for once and is repeated by a single launch: the same kernels with the same arguments on the
 /// same memory. What it allocated stays set aside while the graph lives.

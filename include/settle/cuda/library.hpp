@@ -13,7 +13,7 @@
 // The CUDA libraries are opened while the program runs, never linked: a program built with CUDA support starts on a
 // machine that has none. The functions have the types of the headers that the program was compiled with, so only
 // libraries of the same major version are opened.
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// A shared library opened at run time.
 class Library {

@@ -6,7 +6,7 @@
 #include "settle/cuda/blas.hpp"
 #include "settle/cuda/device.hpp"
 
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// While it lives, products and convolutions of this thread may round float32 to TF32, which keeps 10 bits, before they
 /// multiply: `cuda::AllowTf32 allow;`. Many times faster, and never without being asked for.

@@ -23,7 +23,7 @@
 #include "settle/distributed/group.hpp"
 #include "settle/distributed/sums.hpp"
 
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// NCCL, which moves memory between GPUs. What is needed of it is declared here: its header comes with no toolkit, and
 /// these functions have been the same since its version 2.7. Newer ones are null in an older library.

@@ -13,7 +13,7 @@
 #include "settle/expr/program.hpp"
 #include "settle/kernels/map.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace cuda {
 

@@ -3,7 +3,7 @@
 
 #include "settle/cuda/library.hpp"
 
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// Whether kernels can run here, and if not, what is missing.
 enum class Status {

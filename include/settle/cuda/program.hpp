@@ -6,7 +6,7 @@
 #include "settle/cuda/library.hpp"
 #include "settle/kernels/source.hpp"
 
-namespace settle::cuda {
+namespace settle::inline v0_2::cuda {
 
 /// Throws Error with the run-time library's words unless a call succeeded.
 inline void check(const Runtime& runtime, cudaError_t error, const char* what) {

@@ -10,7 +10,7 @@
 #include "settle/cuda/device.hpp"
 #include "settle/cuda/event.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace cuda {
 

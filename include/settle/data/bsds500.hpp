@@ -15,7 +15,7 @@
 #include "settle/io/image_file.hpp"
 #include "settle/vision/boundary_benchmark.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The boundaries that each annotator marked, from a grey PNG of 8 or 16 bits in which bit k is annotator k's. Throws
 /// Error as read_png_values does.

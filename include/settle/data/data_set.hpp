@@ -14,7 +14,7 @@
 #include "settle/core/error.hpp"
 #include "settle/core/tensor.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Data that is missing, damaged or inconsistent.
 class DataError : public Error {

@@ -9,7 +9,7 @@
 #include "settle/core/error.hpp"
 #include "settle/core/shape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Red, green, blue.
 using Colour = std::array<std::uint8_t, 3>;

@@ -14,7 +14,7 @@
 #include "settle/data/data_set.hpp"
 #include "settle/io/image_file.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// What is done about a file that cannot be read.
 enum class OnCorrupt {

@@ -15,7 +15,7 @@
 #include "settle/data/data_set.hpp"
 #include "settle/data/prefetch.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Changes a sample, image and masks together, by numbers drawn from the sample's own stream.
 using Transform = std::function<void(Sample&, Random&)>;

@@ -14,7 +14,7 @@
 #include "settle/data/loader.hpp"
 #include "settle/data/panoptic_transforms.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// How a panoptic data set is gone through.
 struct PanopticBatchOptions {

@@ -15,7 +15,7 @@
 #include "settle/data/image.hpp"
 #include "settle/vision/panoptic.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// An image with its panoptic truth.
 struct PanopticSample {

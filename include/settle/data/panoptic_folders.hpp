@@ -11,7 +11,7 @@
 #include "settle/data/panoptic_data.hpp"
 #include "settle/io/coco_panoptic.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A data set in COCO's panoptic format: a JSON file, the folder of its images and that of its PNG files.
 class CocoPanopticFolder {

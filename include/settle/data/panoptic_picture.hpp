@@ -11,7 +11,7 @@
 #include "settle/data/image.hpp"
 #include "settle/vision/panoptic.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

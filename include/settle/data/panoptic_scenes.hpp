@@ -12,7 +12,7 @@
 #include "settle/core/random.hpp"
 #include "settle/data/panoptic_data.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Drawn scenes with panoptic truth: two kinds of stuff on the sides of a wavy line, and shapes in front.
 struct PanopticSceneOptions {

@@ -10,7 +10,7 @@
 #include "settle/vision/panoptic_truth.hpp"
 
 // What a net is given of the samples of a panoptic data set.
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A picture of three channels as a net takes it: (3, H, W), from 0 to 255.
 template <Scalar T>

@@ -14,7 +14,7 @@
 #include "settle/data/resize.hpp"
 
 // Changes of an image together with its segments. The map's ids are moved, never mixed.
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

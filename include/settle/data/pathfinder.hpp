@@ -16,7 +16,7 @@
 #include "settle/data/image.hpp"
 #include "settle/data/resize.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A Pathfinder task. Images are drawn on a square canvas, the window, and then resized; lengths are in the window's
 /// pixels unless they say otherwise. The defaults are the public generator's (drewlinsley/pathfinder,

@@ -14,7 +14,7 @@
 #include "settle/io/file_bytes.hpp"
 #include "settle/io/png.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -17,7 +17,7 @@
 #include "settle/core/fork.hpp"
 #include "settle/core/shape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Values made on threads of their own, ahead of whoever takes them: the next batch while this one is trained on.
 ///

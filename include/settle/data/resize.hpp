@@ -9,7 +9,7 @@
 
 #include "settle/data/image.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// How resize_image weighs the pixels around a point: a triangle (reach 1), Keys' cubic with a = -1/2 (reach 2), or
 /// Lanczos' windowed sinc (reach 3).

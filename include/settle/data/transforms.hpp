@@ -9,7 +9,7 @@
 #include "settle/data/pathfinder.hpp"
 #include "settle/data/resize.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

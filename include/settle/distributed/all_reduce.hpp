@@ -10,7 +10,7 @@
 #include "settle/cpu/backend.hpp"
 #include "settle/distributed/sums.hpp"
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 namespace detail {
 

@@ -5,7 +5,7 @@
 #include <span>
 #include <string>
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 using Bytes = std::span<std::byte>;
 using ConstBytes = std::span<const std::byte>;

@@ -14,7 +14,7 @@
 #include "settle/core/error.hpp"
 #include "settle/distributed/engine.hpp"
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 /// What another rank has told all before it gave up.
 class RemoteError : public Error {

@@ -24,7 +24,7 @@
 #include "settle/distributed/group.hpp"
 #include "settle/distributed/world.hpp"
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 namespace detail {
 

@@ -15,7 +15,7 @@
 #include "settle/core/error.hpp"
 #include "settle/distributed/threads.hpp"
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 namespace detail {
 

@@ -23,7 +23,7 @@
 #include "settle/core/error.hpp"
 #include "settle/distributed/group.hpp"
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 /// Where the ranks of a group of sockets meet: rank 0 listens there.
 struct SocketsOptions {

@@ -10,7 +10,7 @@
 #include "settle/distributed/group.hpp"
 #include "settle/distributed/tree.hpp"
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 namespace detail {
 

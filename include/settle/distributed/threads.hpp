@@ -14,7 +14,7 @@
 #include "settle/core/error.hpp"
 #include "settle/distributed/group.hpp"
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 namespace detail {
 

@@ -9,7 +9,7 @@
 #include "settle/core/shape.hpp"
 #include "settle/distributed/sums.hpp"
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 /// The part of a batch that one rank has: the samples first ... first + count - 1 of `all`.
 struct Share {

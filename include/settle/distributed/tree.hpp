@@ -5,7 +5,7 @@
 
 #include "settle/core/shape.hpp"
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 /// Calls add(a, b), which adds the terms of rank b to those of rank a, in the order of a binary tree over the ranks;
 /// then rank 0 holds the sum of all. The order depends on the number of ranks alone, so that every rank, on whatever

@@ -7,7 +7,7 @@
 #include "settle/core/error.hpp"
 #include "settle/distributed/sockets.hpp"
 
-namespace settle::distributed {
+namespace settle::inline v0_2::distributed {
 
 /// What started this process, and as which of how many.
 struct Launch {

@@ -3,7 +3,7 @@
 
 #include "settle/experiments/more.hpp"
 
-namespace settle::experiments {
+namespace settle::inline v0_2::experiments {
 
 /// An experiment that a program can be asked for.
 struct Experiment {

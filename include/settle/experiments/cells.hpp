@@ -22,7 +22,7 @@
 #include "settle/train/exit_codes.hpp"
 
 // Trainings, each in a folder of its own: what is done is not done again.
-namespace settle::experiments {
+namespace settle::inline v0_2::experiments {
 
 /// How many steps a net has seen in training at most: what "three times the training steps" are three times of.
 inline int training_steps(const SegmentationOptions& options) {

@@ -13,7 +13,7 @@
 
 #include "settle/io/atomic_file.hpp"
 
-namespace settle::experiments {
+namespace settle::inline v0_2::experiments {
 
 /// A line of a chart, with a band around it where `low` and `high` are given. Points that are not finite are left out.
 struct Series {

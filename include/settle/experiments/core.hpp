@@ -12,7 +12,7 @@
 #include "settle/experiments/report.hpp"
 
 // The experiments that make the paper's claims.
-namespace settle::experiments {
+namespace settle::inline v0_2::experiments {
 
 /// The cells of some algorithms, lengths (their places in the plan) and all seeds.
 inline std::vector<Cell> cells_of(const Plan& plan, const std::vector<Algorithm>& algorithms,

@@ -16,7 +16,7 @@
 #include "settle/io/png.hpp"
 
 // The paper's other figures, and what its reviewers asked for.
-namespace settle::experiments {
+namespace settle::inline v0_2::experiments {
 
 namespace detail {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 // What the paper published, as its released arrays and figures have it. IoU unless a name says otherwise.
-namespace settle::experiments::paper {
+namespace settle::inline v0_2::experiments::paper {
 
 /// Fig. 2a: trained and tested on contours of 14, 20 and 25 dashes, the best epoch on the images that are reported.
 inline std::optional<std::array<double, 3>> accuracy(std::string_view algorithm) {

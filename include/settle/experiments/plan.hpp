@@ -13,7 +13,7 @@
 #include "settle/train/segmentation.hpp"
 
 // What the paper's experiments train, in several sizes.
-namespace settle::experiments {
+namespace settle::inline v0_2::experiments {
 
 /// Options as they are given on a command line: "algorithm.steps=20".
 using Settings = std::vector<std::string>;

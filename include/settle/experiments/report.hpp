@@ -12,7 +12,7 @@
 #include "settle/experiments/chart.hpp"
 #include "settle/experiments/statistics.hpp"
 
-namespace settle::experiments {
+namespace settle::inline v0_2::experiments {
 
 /// A number with three decimals; "-" where there is none.
 inline std::string number(double value, const char* format = "%.3f") {

@@ -12,7 +12,7 @@
 #include "settle/core/shape.hpp"
 
 // What the experiments' tables and figures are made of.
-namespace settle::experiments {
+namespace settle::inline v0_2::experiments {
 
 /// A mean and what it is of: the standard deviation is the sample's (n - 1), 0 for a single value.
 struct Spread {

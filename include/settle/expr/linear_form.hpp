@@ -5,7 +5,7 @@
 
 #include "settle/expr/program.hpp"
 
-namespace settle::expr {
+namespace settle::inline v0_2::expr {
 
 /// One summand of a result that is linear in the cotangents: literal · cotangent · factor · input, the factor and the
 /// input only where they are not negative; 0 where the cotangent is.

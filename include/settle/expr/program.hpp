@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-namespace settle::expr {
+namespace settle::inline v0_2::expr {
 
 /// What one instruction of a pointwise program does with its operands a, b, c.
 enum class Operation : std::uint8_t {

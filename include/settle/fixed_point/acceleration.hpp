@@ -10,7 +10,7 @@
 
 // How the next iterate is made from z and f(z): one class for each forward solver. `advance` changes the samples whose
 // mask is 1; `keep` goes on with some of the samples.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 /// The spectral radius of a small matrix given by y <- M x, by the growth of its powers, so that it is right for
 /// complex pairs too.

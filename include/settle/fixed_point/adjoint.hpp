@@ -7,7 +7,7 @@
 #include "settle/fixed_point/forward.hpp"
 
 // The adjoint system A g = b with A = I - Jᵀ, solved by products with Jᵀ on plain values: the series.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 /// What the solvers work on. The largest magnitude in each system's b is in [1, 2), or its b is zero or not finite; the
 /// released series alone has b as it was given.

@@ -11,7 +11,7 @@
 #include "settle/fixed_point/linearised.hpp"
 
 // The adjoint system of a linearised step: set up for the solvers, and what they return checked.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 /// Whether a policy's limit, if it has one of its own, allows more than a few products.
 inline bool allows_many_products(const Adjoint& policy) {

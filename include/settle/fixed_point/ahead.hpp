@@ -10,7 +10,7 @@
 #include "settle/fixed_point/vectors.hpp"
 
 // Steps of an iteration that a device repeats by itself, while the processor reads what the steps before them showed.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 /// Writes what a step shows to the device's memory: one measure after the other.
 template <class T, class D>

@@ -6,7 +6,7 @@
 #include "settle/fixed_point/policies.hpp"
 
 // What is allowed for every option of every policy.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 /// Throws Error unless a condition on an option, which is false for not-a-number, holds.
 template <class X>

@@ -12,7 +12,7 @@
 #include "settle/fixed_point/penalty.hpp"
 
 // What (I - J)⁻¹ amplifies a residual by: what the solvers saw of it, and probes for what they did not.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 /// What Arnoldi's process with A = I - J has seen of one system: A's matrix on the space of the vectors it made, an
 /// upper Hessenberg matrix of k + 1 rows and k columns.

@@ -6,7 +6,7 @@
 
 #include "settle/fixed_point/solve.hpp"
 
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 /// A step with its arguments in terms of flat lists.
 template <class T, class D>

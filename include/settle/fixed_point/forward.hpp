@@ -14,7 +14,7 @@
 
 // The iteration of the state: f is applied to plain values, nothing is recorded, and after the first round no memory is
 // asked of the system.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 template <class T, class D = Cpu>
 using ValueMap = std::function<Values<T, D>(const Values<T, D>&)>;

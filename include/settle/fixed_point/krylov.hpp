@@ -3,7 +3,7 @@
 
 // The adjoint system by Krylov methods and by elimination. Each sample is a system with numbers of its own; products
 // are shared. Systems that are done take part with zeros.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 /// The upper Hessenberg matrix of one system's Arnoldi process, reduced to a triangle by rotations as it grows.
 class Hessenberg {

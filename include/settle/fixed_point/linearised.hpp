@@ -13,7 +13,7 @@
 #include "settle/fixed_point/variables.hpp"
 
 // A step as a function of flat lists of variables, and its linearisation: applied once, on a tape of its own.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 template <class T, class D = Cpu>
 using VariableMap = std::function<Vars<T, D>(const Vars<T, D>&)>;

@@ -7,7 +7,7 @@
 
 // What passes from one solve to the next that is warm. Samples are remembered one by one: one that failed leaves what
 // was there before it.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 template <class T, class D>
 bool same_shapes(const Values<T, D>& a, const Values<T, D>& b) {

@@ -8,7 +8,7 @@
 #include "settle/distributed/together.hpp"
 #include "settle/fixed_point/report.hpp"
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 /// The weight of a contraction penalty as a dual variable: it grows while the measured spectral radius is above the
 /// dead band around the target, shrinks while it is below, and fades slowly within. Every change is by a factor, so

@@ -10,7 +10,7 @@
 #include "settle/fixed_point/unrolled.hpp"
 
 // The operation on the tape that stands for a fixed point: what it keeps, and its rule of differentiation.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 template <class T, class D = Cpu>
 class Node;

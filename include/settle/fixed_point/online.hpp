@@ -6,7 +6,7 @@
 
 #include "settle/fixed_point/flattened.hpp"
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 /// Unbiased online recurrent optimisation (Tallec and Ollivier 2018): an estimate of rank one, s w, of the state's
 /// derivative for all arguments is carried forward with the state, so nothing is kept for a backward pass.

@@ -11,7 +11,7 @@
 #include "settle/fixed_point/linearised.hpp"
 #include "settle/ops/reduce.hpp"
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 namespace detail {
 

@@ -4,7 +4,7 @@
 #include <variant>
 
 // The choices that fixed_point::solve takes, as small values.
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 // --- how the state is iterated ---------------------------------------------------------------------------------------
 

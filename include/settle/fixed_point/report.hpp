@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 /// How a solve ended.
 enum class Verdict {

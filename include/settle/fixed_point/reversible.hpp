@@ -6,7 +6,7 @@
 #include "settle/fixed_point/flattened.hpp"
 #include "settle/fixed_point/unrolled.hpp"
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 /// A coupled, damped iteration that can be run backwards (as RevDEQ's, 2025): from y = z = z0,
 ///

@@ -8,7 +8,7 @@
 #include "settle/fixed_point/linearised.hpp"
 
 // Which of a step's arguments have a row for each sample: what it takes to apply the step to some samples alone.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 /// The given samples of the arguments that have samples.
 template <class T, class D>

@@ -5,7 +5,7 @@
 #include "settle/distributed/together.hpp"
 #include "settle/fixed_point/solve.hpp"
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 /// One equilibrium for each input of a sequence.
 template <State Z>

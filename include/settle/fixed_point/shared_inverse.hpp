@@ -9,7 +9,7 @@
 #include "settle/fixed_point/flattened.hpp"
 #include "settle/fixed_point/unrolled.hpp"
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 /// Broyden's method forward, and its inverse once more backward (SHINE, Ramzi et al. 2022).
 struct SharedInverse {

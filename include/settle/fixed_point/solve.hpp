@@ -11,7 +11,7 @@
 #include "settle/fixed_point/node.hpp"
 #include "settle/fixed_point/samples.hpp"
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 /// What solve returns.
 template <State Z>

@@ -6,7 +6,7 @@
 #include "settle/distributed/together.hpp"
 #include "settle/fixed_point/solve.hpp"
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 /// What stability_profile measures after `step` applications of the step.
 struct StabilityPoint {

@@ -4,7 +4,7 @@
 
 #include "settle/fixed_point/variables.hpp"
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 /// A step with an observer: see traced.
 template <class F, class Observer>

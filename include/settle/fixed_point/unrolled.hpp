@@ -7,7 +7,7 @@
 #include "settle/fixed_point/linearised.hpp"
 
 // Back-propagation through plain steps.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 /// Adds the gradient of one step from z for the needed arguments, and returns that for z.
 template <class T, class D>

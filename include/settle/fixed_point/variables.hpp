@@ -11,7 +11,7 @@
 
 // How a step's state and arguments are seen as flat lists of variables: a Var is one, an array, tuple or vector has
 // those of its elements, a module those that it names, and anything else has none.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 template <class T, class D = Cpu>
 using Vars = std::vector<Var<T, D>>;
@@ -78,7 +78,7 @@ using variable_of = typename state_variable<Z>::type;
 
 }  // namespace settle::fixed_point::detail
 
-namespace settle::fixed_point {
+namespace settle::inline v0_2::fixed_point {
 
 /// A state: a Var, or a std::array or std::tuple of Vars of one type.
 template <class Z>

@@ -15,7 +15,7 @@
 // States as vectors: the few operations that the solvers do on them. A state is a list of tensors whose axis 0 is the
 // batch, and it holds one system of equations per sample, or a single one when the step mixes samples. A sample's sums
 // are the same bits in any batch.
-namespace settle::fixed_point::detail {
+namespace settle::inline v0_2::fixed_point::detail {
 
 template <class T, class D = Cpu>
 using Values = std::vector<Tensor<T, D>>;

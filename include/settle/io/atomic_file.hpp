@@ -18,7 +18,7 @@
 
 #include "settle/core/error.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A file that appears complete or not at all: the bytes go to a temporary file beside it, and commit() puts that in
 /// its place. Without commit() the temporary file is removed and what stood there before stays as it was.

@@ -20,7 +20,7 @@
 
 // What COCO's files of panoptic segments and of instances share. Their JSON is {"images": [...], "categories": [...],
 // "annotations": [...]}: https://cocodataset.org/#format-data
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// An image of a data set in COCO's format.
 struct CocoImage {

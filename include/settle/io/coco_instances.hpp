@@ -15,7 +15,7 @@
 
 // COCO's format of instances: a JSON file with a list of things, each with its outline as polygons or its pixels as
 // runs.
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// One thing of an image, or a crowd.
 struct Instance {

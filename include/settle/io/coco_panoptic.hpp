@@ -18,7 +18,7 @@
 
 // COCO's format of panoptic segments: a JSON file with a list of segments for each image, and for each a PNG in which a
 // segment's pixels have its id as colour, red + 256 green + 65536 blue; 0 is void.
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The segments of one image.
 struct PanopticAnnotation {

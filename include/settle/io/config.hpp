@@ -14,7 +14,7 @@
 #include "settle/core/shape.hpp"
 #include "settle/io/json.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A mistake in what the user asked for: an unknown option, a value out of its range.
 class UsageError : public Error {

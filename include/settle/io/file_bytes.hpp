@@ -16,7 +16,7 @@
 #include "settle/data/image.hpp"
 
 // What readers of files share: every complaint names the file.
-namespace settle::detail {
+namespace settle::inline v0_2::detail {
 
 /// A file that is read from its beginning on. Errors are "[where] name: ...".
 class InputFile {

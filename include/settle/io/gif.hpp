@@ -13,7 +13,7 @@
 #include "settle/data/image.hpp"
 #include "settle/io/atomic_file.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 struct GifOptions {
   std::vector<Index> delays = {10};  ///< hundredths of a second that each frame stays: one for all, or one per frame

@@ -9,7 +9,7 @@
 #include "settle/io/jpeg.hpp"
 #include "settle/io/png.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A file name's extension in lower case, ".png".
 inline std::string lower_extension(const std::filesystem::path& path) {

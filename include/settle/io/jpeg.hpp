@@ -20,7 +20,7 @@
 #include "settle/io/atomic_file.hpp"
 #include "settle/io/file_bytes.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

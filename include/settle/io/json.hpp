@@ -15,7 +15,7 @@
 #include "settle/core/error.hpp"
 #include "settle/io/atomic_file.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// JSON whose objects keep the order in which their keys were added.
 using Json = nlohmann::ordered_json;

@@ -19,7 +19,7 @@
 #include "settle/core/shape.hpp"
 #include "settle/io/file_bytes.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

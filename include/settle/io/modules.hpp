@@ -14,7 +14,7 @@
 #include "settle/io/safetensors.hpp"
 #include "settle/optim/parameter_state.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Adds a module's parameters and buffers to a file, as prefix + name.
 template <class M>

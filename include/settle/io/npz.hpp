@@ -19,7 +19,7 @@
 #include "settle/io/atomic_file.hpp"
 #include "settle/io/npy.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

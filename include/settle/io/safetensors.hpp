@@ -32,7 +32,7 @@
 #include "settle/io/file_bytes.hpp"
 #include "settle/io/small_floats.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -6,7 +6,7 @@
 #include <limits>
 
 // Numbers of 8 and 16 bits that files hold, and the processor does not compute with.
-namespace settle::detail {
+namespace settle::inline v0_2::detail {
 
 /// The value of an IEEE half-precision number, given as its bits.
 inline float from_half(std::uint16_t bits) {

@@ -14,7 +14,7 @@
 // the real and the imaginary part of one complex tile, which real kernels keep apart. The forward transform leaves the
 // frequencies in an order of its own, which the inverse transform reads: nothing is reordered. All three products of a
 // convolution are transforms, one product for each frequency, and inverse transforms.
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// How spectra are stored: as they are computed, or rounded to bfloat16, of 8 bits, which halves their way through
 /// memory. All arithmetic is in float32, and so are sums of products over images.

@@ -9,7 +9,7 @@
 // Convolution as products of matrices, for any geometry. The patches under the kernel are the columns of a matrix, as
 // on the CPU: [image][channel][tap][output pixel], for as many images, or rows of one image, as a limited scratch
 // holds.
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// The argument of the kernels below: planes of an image, and the patches of some rows of outputs; {height, width}
 /// each.

@@ -3,7 +3,7 @@
 
 #include "settle/kernels/source.hpp"
 
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// What a fold walks through: each result, named by the kept axes, combines the values along the folded axes. Strides
 /// count elements; the layout of the kernel's argument.

@@ -12,7 +12,7 @@
 #include "settle/kernels/fold.hpp"
 #include "settle/kernels/print.hpp"
 
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 // A launch's arguments: the layout with all strides in 64 bits, and a pointer for each operand.
 static_assert(8 * (3 + Shape::max_rank - 1 + 2 * expr::max_operands * (Shape::max_rank + 1)) <= 4096,

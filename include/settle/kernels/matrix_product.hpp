@@ -1,7 +1,7 @@
 #pragma once
 #include "settle/core/shape.hpp"
 
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// A batch of products c (rows, columns) = a (rows, inner) b (inner, columns) of matrices that are stored row by row.
 struct MatrixProduct {

@@ -5,7 +5,7 @@
 
 // Means and variances that are found in parts and merged (Chan, Golub and LeVeque): each part's squares are summed
 // about a value of its own, so nothing cancels.
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// The moments of some values.
 struct Moments {

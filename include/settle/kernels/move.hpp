@@ -3,7 +3,7 @@
 
 // Kernels that move values, and add some of them up: one thread for each value that is written. Arrays (outer, extent,
 // inner) are an axis with all axes before and after it as one, as in the CPU's kernels.
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// The argument of copy_strided: axes of a strided copy, outermost first.
 struct StridedAxes {

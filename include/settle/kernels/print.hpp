@@ -6,7 +6,7 @@
 #include "settle/core/error.hpp"
 #include "settle/expr/program.hpp"
 
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// A number as CUDA C++ that reads back as the same double.
 inline std::string print(double literal) {

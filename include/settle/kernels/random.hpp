@@ -1,7 +1,7 @@
 #pragma once
 #include "settle/kernels/source.hpp"
 
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 namespace detail {
 

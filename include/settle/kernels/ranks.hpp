@@ -2,7 +2,7 @@
 #include "settle/kernels/source.hpp"
 
 // What is summed over ranks.
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// Adds up what `ranks` ranks gave, `count` numbers each, one after the other; the sum is then in the first. The order
 /// is that of distributed::add_in_tree, and results below the smallest normal number are zeros of their sign, as

@@ -11,7 +11,7 @@
 #include "settle/kernels/ranks.hpp"
 #include "settle/kernels/vectors.hpp"
 
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// Every kernel whose text is written by hand, for both scalar types where it serves both. The kernels of maps are
 /// printed when they are needed.

@@ -10,7 +10,7 @@
 // Kernels are texts in CUDA C++, compiled for a device while the program runs. The same texts compile as C++ under an
 // emulator of threads and barriers, so they include nothing, use no feature of a particular compiler, and take the size
 // of a block from blockDim.
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// What the compilation of a kernel must keep to on every architecture.
 struct Bounds {

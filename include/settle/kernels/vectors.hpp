@@ -3,7 +3,7 @@
 
 // What the solvers do on arrays that are split evenly among systems of equations. Sums are in double, each block one
 // piece of one system, to be folded in order by fold_sums.
-namespace settle::kernels {
+namespace settle::inline v0_2::kernels {
 
 /// total[s pieces + p] = the sum over piece p of system s of x y, or of (x - y)². Arguments: uint64 length (of a
 /// system), pieces, piece (its length), int squares, const T* x, const T* y, double* total; a block for each piece.

@@ -9,7 +9,7 @@
 #include "settle/ops/reshape.hpp"
 #include "settle/ops/slice.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A vector of one value per channel, shaped (C, 1, 1) so that it broadcasts against (N, C, H, W).
 template <class T, class D>

@@ -6,7 +6,7 @@
 #include "settle/distributed/sums.hpp"
 #include "settle/nn/metrics.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Pixels counted by their true class and the predicted one. Counts of several batches add up.
 class ConfusionMatrix {

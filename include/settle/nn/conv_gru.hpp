@@ -5,7 +5,7 @@
 #include "settle/nn/conv_layer.hpp"
 #include "settle/nn/released_models.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A convolutional GRU (Ballas et al. 2016), with σ sigmoid, * a k x k convolution with zero padding and ⊙ pointwise,
 /// on the state h and the drive x, both (N, C, H, W):

@@ -5,7 +5,7 @@
 #include "settle/nn/initialisers.hpp"
 #include "settle/ops/convolution.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Throws Error "[where] ..." unless a layer can have that many channels and square kernels of that extent.
 inline void require_layer(const char* where, Index channels, Index kernel) {

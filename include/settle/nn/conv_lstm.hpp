@@ -4,7 +4,7 @@
 #include "settle/autodiff/module.hpp"
 #include "settle/nn/conv_layer.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The convolutional LSTM cell of the released code (convlstm.py): with σ sigmoid, * a k x k convolution with zero
 /// padding and ⊙ pointwise, on the state (h, c) and the drive x, all (N, C, H, W),

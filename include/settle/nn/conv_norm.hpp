@@ -9,7 +9,7 @@
 #include "settle/nn/initialisers.hpp"
 #include "settle/ops/convolution.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Whether a net is trained, which batch norms make a difference of.
 enum class Mode { train, evaluate };

@@ -5,7 +5,7 @@
 #include "settle/nn/initialisers.hpp"
 #include "settle/ops/conv_transpose.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A transposed convolution with bias whose stride is its kernel's extent, as PyTorch's ConvTranspose2d(I, O, k, k): an
 /// image k times as large. The bias is left to the map that uses the result.

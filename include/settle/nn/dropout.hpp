@@ -1,7 +1,7 @@
 #pragma once
 #include "settle/ops/map.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Dropout in training: each element of x is 0 with a probability, and otherwise divided by 1 - probability, so that the
 /// mean stays. The draws are the next of `random` in row-major order, so a seed and a stream give the same mask on every

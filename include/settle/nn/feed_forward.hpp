@@ -7,7 +7,7 @@
 #include "settle/nn/stem.hpp"
 #include "settle/ops/reduce.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The feed-forward control of the released code (FFnet.py): conv0 7 x 7 without bias, batch norm (no non-linearity),
 /// then six times k x k convolution, batch norm, ReLU, and a 1 x 1 convolution to the logits (N, K, H, W)

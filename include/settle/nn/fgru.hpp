@@ -7,7 +7,7 @@
 #include "settle/nn/initialisers.hpp"
 #include "settle/nn/released_models.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The horizontal unit of the gamma-net (Linsley, Kim, Ashok and Serre 2020, "Recurrent neural circuits for contour
 /// detection"): two kernels and normalised gates. With σ sigmoid, * a k x k convolution with zero padding, ⊙ pointwise,

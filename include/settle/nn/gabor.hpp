@@ -5,7 +5,7 @@
 
 #include "settle/core/tensor.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// What the filters of a Gabor bank look like, in pixels: a wave of length `wavelength` along the direction u under a
 /// bell of deviation `deviation` along u and `deviation / aspect` across it.

@@ -2,7 +2,7 @@
 #include "settle/autodiff/module.hpp"
 #include "settle/nn/conv_layer.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The first gate of the released panoptic code's hGRU cells, with ζ softplus (the identity above 20), σ sigmoid, * a
 /// convolution with zero padding and ⊙ pointwise:

@@ -8,7 +8,7 @@
 #include "settle/nn/gala_gate.hpp"
 #include "settle/nn/group_norm.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// What a GalaHgruCell is made of.
 struct GalaHgruOptions {

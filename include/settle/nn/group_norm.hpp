@@ -3,7 +3,7 @@
 
 #include "settle/nn/batch_norm.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -5,7 +5,7 @@
 #include "settle/autodiff/module.hpp"
 #include "settle/nn/conv_layer.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The hGRU cell of the released code (hgrucleanSEG.py, hConvGRUCell): with σ sigmoid, ζ softplus (the identity above
 /// 20),

@@ -10,7 +10,7 @@
 #include "settle/nn/group_norm.hpp"
 #include "settle/ops/concat.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// What a HgruV2Cell is made of.
 struct HgruV2Options {

@@ -5,7 +5,7 @@
 
 #include "settle/core/tensor.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Which initial values a model gets.
 enum class Initialisation {

@@ -3,7 +3,7 @@
 #include "settle/ops/map.hpp"
 #include "settle/ops/matmul.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A fully connected layer, as PyTorch's Linear: x (N, I) to x · weightᵀ + bias (N, O).
 template <Scalar T, class Device = Cpu>

@@ -8,7 +8,7 @@
 #include "settle/ops/reduce.hpp"
 #include "settle/ops/reshape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -2,7 +2,7 @@
 
 #include "settle/autodiff/tape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Pixels counted by prediction and target, and the scores made of them. Counts of several batches add up.
 struct Confusion {

@@ -5,7 +5,7 @@
 #include "settle/distributed/all_reduce.hpp"
 #include "settle/nn/losses.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The focal loss of any number of classes: with the true class's softmax probability p of each pixel and its weight w
 /// (that of its class, 0 where it is ignored),

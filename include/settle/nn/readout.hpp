@@ -5,7 +5,7 @@
 #include "settle/nn/conv_layer.hpp"
 #include "settle/ops/reduce.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The recurrent models' last layer: batch norm on the batch's own statistics, then a 1 x 1 convolution to the logits
 /// (N, K, H, W) of K classes: two in the released models, background and contour.

@@ -12,7 +12,7 @@
 #include "settle/fixed_point/reversible.hpp"
 #include "settle/fixed_point/solve.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Training by back-propagation through time: all steps are recorded, so memory grows with their number. With the
 /// penalty Lcp it is the paper's C-BPTT: the penalty of the last step, whose gradient flows back through the earlier

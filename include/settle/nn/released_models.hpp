@@ -8,7 +8,7 @@
 #include "settle/nn/recurrent_net.hpp"
 #include "settle/nn/stem.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The released hGRU: Gabor stem, hGRU cell, batch norm readout.
 template <Scalar T, class Device = Cpu>

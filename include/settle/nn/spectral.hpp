@@ -9,7 +9,7 @@
 #include "settle/ops/matmul.hpp"
 #include "settle/ops/transpose.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The discrete Fourier transform of real images: real and imaginary part, with the frequency of the columns before
 /// that of the rows, (N, C, W, H).

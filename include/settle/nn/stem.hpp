@@ -7,7 +7,7 @@
 #include "settle/ops/pool.hpp"
 #include "settle/ops/resize.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -23,7 +23,7 @@
 #include "settle/ops/stack.hpp"
 #include "settle/ops/transpose.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 template <class T = double, class Device = Cpu>
 class OpSamples;  // ops/samples.hpp

@@ -8,7 +8,7 @@
 #include "settle/ops/matmul.hpp"
 #include "settle/ops/reduce.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Scaled dot-product attention, as PyTorch's scaled_dot_product_attention: softmax(q k' / sqrt(d)) v over the last axis
 /// of the products. Queries (..., L, d), keys (..., S, d), values (..., S, e); with equal leading axes the result is

@@ -3,7 +3,7 @@
 
 #include "settle/ops/slice.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Tensors one after the other along an axis; their other extents are equal. Throws Error when they are not, or when
 /// there is no tensor.

@@ -14,7 +14,7 @@
 #include "settle/ops/transpose.hpp"
 
 // Operations of Tensors, which are constants among Vars; those of reductions and of maps are with these.
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

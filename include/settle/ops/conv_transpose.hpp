@@ -3,7 +3,7 @@
 
 #include "settle/ops/convolution.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// How a transposed convolution slides: stride and padding of the convolution that it is the adjoint of.
 struct ConvTransposeOptions {

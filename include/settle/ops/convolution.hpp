@@ -4,7 +4,7 @@
 #include "settle/cpu/backend.hpp"
 #include "settle/ops/slice.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// While it lives, convolutions on this thread that leave the choice of the algorithm open use a given one:
 /// `PreferredConvAlgorithm prefer(ConvAlgorithm::fft);`. For measurements and for tests of each algorithm.

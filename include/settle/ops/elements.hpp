@@ -5,7 +5,7 @@
 #include "settle/ops/gather.hpp"
 #include "settle/ops/reshape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -6,7 +6,7 @@
 #include "settle/autodiff/tape.hpp"
 #include "settle/cpu/backend.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A list of positions along an axis, which copies (and so gather and its derivatives) share.
 class Indices {

@@ -5,7 +5,7 @@
 #include "settle/autodiff/tape.hpp"
 #include "settle/ops/gather.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 using cpu::SparseMatrix;
 

@@ -14,7 +14,7 @@
 
 #include "settle/cpu/backend.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 using expr::Expression;
 using expr::outputs;

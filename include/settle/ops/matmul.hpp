@@ -3,7 +3,7 @@
 #include "settle/cpu/backend.hpp"
 #include "settle/cpu/matmul.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 struct MatmulOptions {
   bool transpose_a = false;  ///< multiply by the transpose of a's last two axes

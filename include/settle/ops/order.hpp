@@ -6,7 +6,7 @@
 
 #include "settle/ops/elements.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -5,7 +5,7 @@
 #include "settle/ops/gather.hpp"
 #include "settle/ops/slice.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// x with zeros added before and after each axis. Throws Error unless there is one number per axis.
 template <class T, class D>

@@ -7,7 +7,7 @@
 
 #include "settle/ops/linear_map.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The windows of a pooling, per image axis (height, width).
 struct PoolOptions {

@@ -5,7 +5,7 @@
 
 #include "settle/ops/map.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 /// The number of elements that each sum over the axes has.

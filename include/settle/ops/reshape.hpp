@@ -3,7 +3,7 @@
 
 #include "settle/autodiff/tape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The same values in the same order under another shape of equal size; nothing is copied. Throws Error when the sizes
 /// differ.

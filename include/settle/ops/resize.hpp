@@ -5,7 +5,7 @@
 
 #include "settle/ops/linear_map.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// How resize finds the value between pixels. Pixels are areas: output pixel i covers the input around
 /// (i + 1/2) in / out - 1/2, as PyTorch's interpolate with align_corners = false. The antialiased ones, as its antialias

@@ -10,7 +10,7 @@
 #include "settle/ops/reshape.hpp"
 #include "settle/ops/transpose.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// How the part of a map of features within a box is resampled (RoIAlign, He et al. 2017).
 struct RoiAlignOptions {

@@ -7,7 +7,7 @@
 
 #include "settle/autodiff/tape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// One case of an op for the tests: a function of some Vars, inputs at which it is smooth, and what it should give
 /// there, computed without the library's ops.

@@ -6,7 +6,7 @@
 #include "settle/ops/pad.hpp"
 #include "settle/ops/slice.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The product over some axes, which keep extent 1; of nothing it is 1. Halves are multiplied with each other until one
 /// is left, so that zeros take nothing from the derivatives.

@@ -4,7 +4,7 @@
 #include "settle/autodiff/tape.hpp"
 #include "settle/cpu/backend.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Evenly spaced positions along every axis: begin, begin + step, ... (`extent` of them). An empty `step` means all 1.
 struct Window {

@@ -4,7 +4,7 @@
 #include "settle/ops/concat.hpp"
 #include "settle/ops/reshape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Tensors of equal shape side by side along a new axis, which becomes axis `axis` of the result (from -rank-1 to
 /// rank). Throws Error when the shapes differ, or when there is no tensor.

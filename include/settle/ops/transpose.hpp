@@ -4,7 +4,7 @@
 #include "settle/autodiff/tape.hpp"
 #include "settle/cpu/backend.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The axes in another order: axis k of the result is axis axes[k] of x (NumPy's transpose).
 /// Throws Error when `axes` does not name each axis once.

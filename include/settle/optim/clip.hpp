@@ -5,7 +5,7 @@
 #include "settle/fixed_point/vectors.hpp"
 #include "settle/ops/map.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The Euclidean norm of all gradients taken as one vector: finite and not 0 unless it is, of float32 and of double.
 template <class T, class D>

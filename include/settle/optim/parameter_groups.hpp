@@ -7,7 +7,7 @@
 
 #include "settle/autodiff/module.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Parameters of some names that an optimiser treats in another way: `{.pattern = "*bn*", .weight_decay = 0}`,
 /// `{.pattern = "backbone.*", .rate_factor = 0.1}`.

@@ -6,7 +6,7 @@
 #include "settle/autodiff/module.hpp"
 #include "settle/ops/map.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Tensors with names, as they are saved and restored.
 template <class T, class Device = Cpu>

@@ -7,7 +7,7 @@
 #include "settle/core/error.hpp"
 #include "settle/core/shape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

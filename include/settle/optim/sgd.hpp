@@ -2,7 +2,7 @@
 #include "settle/optim/parameter_groups.hpp"
 #include "settle/optim/parameter_state.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

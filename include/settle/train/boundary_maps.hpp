@@ -7,7 +7,7 @@
 #include "settle/data/image.hpp"
 #include "settle/vision/boundary_ridges.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The soft map of boundaries of an image's logits (2, H, W): class 1's probability where it is largest across the
 /// boundary (boundary_ridges), from 0 to 255, as the Berkeley benchmark takes it.

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -8,7 +8,7 @@
 #include "settle/distributed/group.hpp"
 #include "settle/io/config.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A loss or a gradient that is not finite.
 class Diverged : public Error {

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Numbers with names, in the order in which they are told: a step's loss and penalty, a validation's scores.
 using Figures = std::vector<std::pair<std::string, double>>;

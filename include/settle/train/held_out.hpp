@@ -17,7 +17,7 @@
 #include "settle/nn/stem.hpp"
 #include "settle/train/pictures.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// How a trained net is looked at on images that it has not seen.
 struct HeldOutOptions {

@@ -11,7 +11,7 @@
 #include "settle/io/json.hpp"
 #include "settle/version.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// What this program runs on, for a run's record.
 inline Json machine(const std::string& device) {

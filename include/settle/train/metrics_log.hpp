@@ -12,7 +12,7 @@
 #include "settle/train/run_folder.hpp"
 #include "settle/train/tensorboard.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A run's metrics as they come: lines of metrics.jsonl, and the same numbers as events for TensorBoard, in
 /// events.out.tfevents.START.settle. A line is an object with a "step", "seconds" and numbers: tags are training/NAME,

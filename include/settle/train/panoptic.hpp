@@ -14,7 +14,7 @@
 #include "settle/vision/mask_metrics.hpp"
 #include "settle/vision/panoptic_fpn.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A Panoptic FPN in training and in use.
 template <class Device = Cpu>

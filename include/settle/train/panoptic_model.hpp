@@ -16,7 +16,7 @@
 #include "settle/train/trainer.hpp"
 #include "settle/vision/panoptic_quality.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The data that options name. Training and validation have the same categories.
 struct PanopticSets {

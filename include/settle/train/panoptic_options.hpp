@@ -10,7 +10,7 @@
 #include "settle/vision/panoptic_merge.hpp"
 #include "settle/vision/panoptic_options.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Everything that a training of a Panoptic FPN may be told: the table that train_panoptic's configuration follows.
 struct PanopticOptions {

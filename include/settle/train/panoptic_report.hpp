@@ -14,7 +14,7 @@
 #include "settle/train/panoptic_model.hpp"
 #include "settle/train/report.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -10,7 +10,7 @@
 #include "settle/data/image.hpp"
 #include "settle/data/resize.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Colours that tell classes apart, also to the colour-blind (Okabe and Ito, 2008); class 0, the background, has none.
 inline Colour class_colour(Index which) {

@@ -11,7 +11,7 @@
 #include "settle/core/shape.hpp"
 #include "settle/train/figures.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A duration as people write it: 42 s, 3:20 min, 2:05 h.
 inline std::string duration_text(double seconds) {

@@ -21,7 +21,7 @@
 #include "settle/train/report_data.hpp"
 #include "settle/train/report_page.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

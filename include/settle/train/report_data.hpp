@@ -19,7 +19,7 @@
 #include "settle/io/json.hpp"
 
 // What a report is made of: the files of a run's folder.
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -4,7 +4,7 @@
 #include "settle/train/chart.hpp"
 
 // What every report has in common: how it looks, and the few lines of script that it can do without.
-namespace settle::detail {
+namespace settle::inline v0_2::detail {
 
 inline constexpr const char* report_style = R"css(
 :root { color-scheme: light dark;

@@ -12,7 +12,7 @@
 
 #include "settle/io/json.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The folder of a training run, which one process at a time may write to:
 ///

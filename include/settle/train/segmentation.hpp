@@ -26,7 +26,7 @@
 #include "settle/train/solve_figures.hpp"
 #include "settle/train/trainer.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The data that options name, in its three parts.
 struct SegmentationData {

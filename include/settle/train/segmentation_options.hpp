@@ -13,7 +13,7 @@
 #include "settle/nn/released_models.hpp"
 #include "settle/train/trainer_options.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Everything that a training of the library's nets on images with a class for each pixel may be told: the table that
 /// settle_train's configuration follows.

@@ -5,7 +5,7 @@
 #include "settle/fixed_point/report.hpp"
 #include "settle/train/figures.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The figures of a recurrent net's step, of the whole batch: asked for after the backward pass.
 template <class Report>

@@ -3,7 +3,7 @@
 
 #include <atomic>
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// While it lives, the first SIGINT or SIGTERM asks for a stop; a second one ends the program as usual. One inside
 /// another changes nothing: a program that does more than train holds one for all of its time.

@@ -16,7 +16,7 @@
 #include "settle/core/shape.hpp"
 #include "settle/train/figures.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -34,7 +34,7 @@
 #include "settle/train/stop_signals.hpp"
 #include "settle/train/trainer_options.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// What a loss function gives to the trainer: what is to be made small, and figures and words for the metrics, which
 /// are asked for after the backward pass.

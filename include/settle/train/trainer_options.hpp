@@ -11,7 +11,7 @@
 #include "settle/optim/schedule.hpp"
 #include "settle/optim/sgd.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Which optimiser updates the parameters. What does not belong to its kind is not looked at.
 struct OptimiserOptions {

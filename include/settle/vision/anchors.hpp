@@ -5,7 +5,7 @@
 
 #include "settle/core/tensor.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The boxes from which proposals are told, the same at each place of a map of features.
 struct AnchorOptions {

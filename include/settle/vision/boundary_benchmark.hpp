@@ -13,7 +13,7 @@
 #include "settle/vision/sparse_assignment.hpp"
 #include "settle/vision/thinning.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The pixels of two maps that are given to each other, as many of the one as of the other.
 struct BoundaryMatch {

@@ -6,7 +6,7 @@
 
 #include "settle/core/tensor.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

@@ -14,7 +14,7 @@
 #include "settle/vision/panoptic_truth.hpp"
 #include "settle/vision/regions.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Regions of a batch of images, those of one image after the other.
 template <Scalar T>

@@ -9,7 +9,7 @@
 
 // Boxes are rows of a tensor (N, 4): left, top, right, bottom, in pixels; the right and bottom edges are not a pixel's
 // number but where it ends, so that a width is right - left.
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Throws Error "[where] ..." unless the tensor has shape (N, 4).
 template <Scalar T>

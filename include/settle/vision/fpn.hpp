@@ -9,7 +9,7 @@
 #include "settle/vision/recurrence.hpp"
 #include "settle/vision/resnet.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A feature pyramid on a ResNet (Lin et al. 2017): p_l = output(lateral(res_l) + nearest upsampling of the level
 /// above), l = 2 ... 5, and p6, every second place of p5. A lateral is a 1 x 1 convolution, or an hGRU's settled state

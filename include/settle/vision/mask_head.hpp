@@ -12,7 +12,7 @@
 #include "settle/vision/box_head.hpp"
 #include "settle/vision/recurrence.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The head that draws masks of regions, twice as large as the bins that it sees, one for each class: 3 x 3
 /// convolutions with ReLU, or one hGRU that settles on the region's features, its last state normalised; then a

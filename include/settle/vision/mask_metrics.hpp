@@ -6,7 +6,7 @@
 #include "settle/core/tensor.hpp"
 #include "settle/vision/rle.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Intersection over union of each predicted mask with the true one; 0 where they do not meet. `predicted` (N, H, W)
 /// has numbers, of which those at least `threshold` count as inside (probabilities: 0.5, logits: 0); `truth` (N, H, W)

@@ -6,7 +6,7 @@
 #include "settle/core/random.hpp"
 #include "settle/core/tensor.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// How predictions are given to true objects by their likeness (intersection over union).
 struct MatchOptions {

@@ -10,7 +10,7 @@
 
 #include "settle/vision/boxes.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The positions of the `count` largest scores, or of all where there are fewer, from the largest down; of equal scores
 /// the first comes first, and those that are no numbers come last.

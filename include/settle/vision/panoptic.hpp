@@ -10,7 +10,7 @@
 #include "settle/core/shape.hpp"
 #include "settle/vision/rle.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A kind of thing (countable: person, nucleus) or of stuff (not: sky, background).
 struct Category {

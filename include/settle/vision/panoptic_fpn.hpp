@@ -21,7 +21,7 @@
 #include "settle/vision/proposals.hpp"
 #include "settle/vision/semantic_head.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The losses of a Panoptic FPN, scalars, each weighted as it counts.
 template <class V>

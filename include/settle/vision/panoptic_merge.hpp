@@ -10,7 +10,7 @@
 
 #include "settle/vision/panoptic.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A thing that was found, with its pixels in the image.
 struct FoundInstance {

@@ -8,7 +8,7 @@
 #include "settle/nn/gala_hgru.hpp"
 #include "settle/nn/recurrent_net.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The trunk: residual stages res2 ... res5 with strides 4, 8, 16, 32.
 struct ResnetOptions {

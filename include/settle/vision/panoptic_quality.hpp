@@ -7,7 +7,7 @@
 
 #include "settle/vision/panoptic.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// What panoptic quality counts of a category: segments that were found (with the sum of their intersections over
 /// unions), that were made up, and that were missed.

@@ -6,7 +6,7 @@
 #include "settle/vision/boxes.hpp"
 #include "settle/vision/rle.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The label of pixels that do not count in a semantic map.
 inline constexpr float ignored_label = 255;

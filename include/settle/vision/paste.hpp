@@ -6,7 +6,7 @@
 #include "settle/core/tensor.hpp"
 #include "settle/vision/rle.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A small mask (h, w) of probabilities stretched over its box (left, top, right, bottom) in an image: at each pixel's
 /// centre the bilinear mean of the nearest four values, of which those outside the mask are 0. Returns (height, width);

@@ -8,7 +8,7 @@
 
 #include "settle/vision/rle.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The corners of a polygon in turn, x then y, in pixels; pixel (0, 0) covers [0, 1] x [0, 1]. It is closed by itself.
 using Polygon = std::vector<double>;

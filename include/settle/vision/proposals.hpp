@@ -19,7 +19,7 @@
 #include "settle/vision/panoptic_options.hpp"
 #include "settle/vision/panoptic_truth.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// Height and width.
 using ImageSize = std::array<Index, 2>;

@@ -7,7 +7,7 @@
 #include "settle/nn/recurrent_net.hpp"
 #include "settle/vision/panoptic_options.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 

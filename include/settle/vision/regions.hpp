@@ -11,7 +11,7 @@
 #include "settle/vision/polygon.hpp"
 
 // What networks take from images and from truth within boxes.
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The features within boxes, each pooled from the level of a pyramid that goes with its size (box_levels):
 /// pyramid[l] (N, C, H / 2^level, W / 2^level) for level = levels.first + l; y (R, C, size). pooling.scale is not used.

@@ -7,7 +7,7 @@
 #include "settle/ops/pool.hpp"
 #include "settle/vision/panoptic_options.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A residual block: two or three convolutions, and the block's input, or a 1 x 1 convolution of it where sizes differ,
 /// added before the last ReLU.

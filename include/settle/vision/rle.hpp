@@ -11,7 +11,7 @@
 #include "settle/core/error.hpp"
 #include "settle/core/shape.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// A binary mask: rows from the top, values 0 or 1.
 struct Mask {

@@ -10,7 +10,7 @@
 #include "settle/vision/panoptic_truth.hpp"
 #include "settle/vision/recurrence.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// The head that tells the kind of stuff of each pixel (Kirillov et al. 2019): each of p2 ... p5 brought to a quarter
 /// of the image's size by 3 x 3 convolutions with a norm and ReLU, each but p2's followed by a bilinear doubling; their

@@ -10,7 +10,7 @@
 
 #include "settle/core/error.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 /// What each row of a sparse matrix may be given: for row i the columns `column[k]` at the costs `cost[k]` >= 0, for k
 /// from `first[i]` to before `first[i + 1]`.

@@ -7,7 +7,7 @@
 
 #include "settle/vision/rle.hpp"
 
-namespace settle {
+namespace settle::inline v0_2 {
 
 namespace detail {
 
