@@ -1,5 +1,5 @@
-// What train_ranks.cpp starts: a training on ranks that are processes, `ranks_training FOLDER [NAME=VALUE...]`, of
-// pathfinder_small.json with other values. It goes on where FOLDER/run has a checkpoint. Each process leaves its number in
+// What train_ranks.cpp starts: a training on ranks that are processes, `ranks_training FOLDER [CONFIG.json] [NAME=VALUE...]`,
+// of pathfinder_small.json or another shipped configuration, with other values. It goes on where FOLDER/run has a checkpoint. Each process leaves its number in
 // FOLDER/pid<rank>, and FOLDER/end<rank> says how it ended.
 #include <unistd.h>
 
@@ -22,8 +22,10 @@ int main(int count, char** words) {
     try {
       SegmentationOptions options;
       Config config(options);
-      config.read(read_json(SETTLE_SOURCE_DIR "/examples/configs/pathfinder_small.json"), "pathfinder_small.json");
-      for (int k = 2; k < count; ++k) config.set(words[k]);
+      const bool named = count > 2 && std::string(words[2]).ends_with(".json");
+      const std::string file = named ? words[2] : "pathfinder_small.json";
+      config.read(read_json(SETTLE_SOURCE_DIR "/examples/configs/" + file), file);
+      for (int k = named ? 3 : 2; k < count; ++k) config.set(words[k]);
       ThreadPool::instance().resize(std::max(1, options.threads));
       const auto run = processes.rank() == 0 ? std::make_shared<RunFolder>(folder / "run") : nullptr;
       TrainingEnd end{};

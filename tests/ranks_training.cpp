@@ -9,15 +9,15 @@ TrainingEnd train_in_double(const SegmentationOptions& options, const std::share
   using V = Var<double>;
   using Net = HgruNet<double>;
   const SegmentationData data = open_data(options);
-  const auto policy = std::get<Rbp>(options.policy());
   Net net = hgru_net<double>(options.model_options());
   Trainer<Net, double> trainer(net, options.train, folder, true, ranks);
   trainer.show_progress = false;
   trainer.transforms = training_transforms(options);
   return trainer.train(data.training, [&](const Net& model, const BatchOf<double>& batch) {
-    const auto result = run(model, V(batch.image), policy);
+    const auto [policy, penalty_weight] = options.policy_at(trainer.step());
+    const auto result = run(model, V(batch.image), std::get<Rbp>(policy));
     const V loss = focal_loss(result.logits, batch.target, options.loss.gamma);
-    return Objective<V>{penalised(loss, result.penalty, options.algorithm.penalty_weight),
+    return Objective<V>{penalised(loss, result.penalty, penalty_weight),
                         [penalty = result.penalty, report = result.report] {
                           return figures_of(penalty.item(), report, 0);
                         }};

@@ -533,6 +533,26 @@ TEST_CASE("MPI: the losses of one rank's to 1e-8, and a killed and a stopped ran
   }
 }
 
+TEST_CASE("MPI: four ranks have the losses of one to 1e-8 in double, in the shipped trainings") {
+  const fs::path program = programs / "ranks_training_mpi";
+  if (!built(program)) return;
+  // The last part of quickstart's training settles: other steps, solver and penalty.
+  for (const std::string config : {"pathfinder_small.json", "quickstart.json"}) {
+    CAPTURE(config);
+    const TemporaryFolder place;
+    for (const int ranks : {1, 4}) {
+      const fs::path folder = place.path() / std::to_string(ranks);
+      const auto process = mpirun(ranks, program, folder, {folder.string(), config, "train.steps=20", "data.count=64",
+                                                           "data.validation=0", "machine.threads=1"});
+      const int status = process->wait();
+      CHECK_MESSAGE(status == 0, process->output());
+    }
+    const auto one = losses(place.path() / "1" / "run");
+    CHECK(one.size() == 20);
+    check_near(losses(place.path() / "4" / "run"), one, 1e-8);
+  }
+}
+
 TEST_CASE("MPI: settle_train_mpi trains as settle_train does, and four shards have the same bits on 1, 2 and 4 processes") {
   const fs::path program = fs::path(SETTLE_PROGRAMS) / "settle_train_mpi";
   if (!built(program)) return;
