@@ -1,7 +1,7 @@
 #pragma once
 #include <cstddef>
 
-#include "settle/cpu/convolution_geometry.hpp"
+#include "settle/cpu/convolution/geometry.hpp"
 #include "settle/kernels/matrix_product.hpp"
 
 // What products are by their definition, and what they are tried on.

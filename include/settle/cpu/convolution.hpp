@@ -4,11 +4,11 @@
 #include <cmath>
 #include <limits>
 
-#include "settle/cpu/convolution_cache.hpp"
-#include "settle/cpu/convolution_direct.hpp"
-#include "settle/cpu/convolution_fft.hpp"
-#include "settle/cpu/convolution_gemm.hpp"
-#include "settle/cpu/convolution_weight_grad.hpp"
+#include "settle/cpu/convolution/cache.hpp"
+#include "settle/cpu/convolution/direct.hpp"
+#include "settle/cpu/convolution/fft.hpp"
+#include "settle/cpu/convolution/gemm.hpp"
+#include "settle/cpu/convolution/weight_grad.hpp"
 #include "settle/cpu/note_slow_build.hpp"
 
 // The three convolutions of a layer on plain arrays: y = conv(x, w), its gradient in x and its gradient in w.

@@ -6,7 +6,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "settle/cpu/convolution_cache.hpp"
+#include "settle/cpu/convolution/cache.hpp"
 #include "settle/cuda/convolution_plan.hpp"
 #include "settle/cuda/matmul.hpp"
 #include "settle/kernels/convolution_fft.hpp"

@@ -14,7 +14,7 @@
 
 #include "settle/core/error.hpp"
 #include "settle/core/tensor.hpp"
-#include "settle/cpu/convolution_geometry.hpp"
+#include "settle/cpu/convolution/geometry.hpp"
 #include "settle/cuda/library.hpp"
 
 // Convolutions by cuDNN: which of its engines computes one, and its execution. All that the library asks of cuDNN goes

@@ -5,7 +5,7 @@
 #include <numbers>
 #include <string>
 
-#include "settle/cpu/convolution_geometry.hpp"
+#include "settle/cpu/convolution/geometry.hpp"
 #include "settle/kernels/moments.hpp"
 #include "settle/kernels/print.hpp"
 #include "settle/kernels/source.hpp"

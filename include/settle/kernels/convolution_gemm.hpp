@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "settle/cpu/convolution_geometry.hpp"
+#include "settle/cpu/convolution/geometry.hpp"
 #include "settle/kernels/matrix_product.hpp"
 #include "settle/kernels/source.hpp"
 

@@ -3,8 +3,8 @@
 #include <limits>
 #include <numeric>
 
-#include "settle/cpu/convolution_direct.hpp"
-#include "settle/cpu/convolution_weight_grad.hpp"
+#include "settle/cpu/convolution/direct.hpp"
+#include "settle/cpu/convolution/weight_grad.hpp"
 #include "settle/cpu/fft.hpp"
 #include "settle/cpu/vectors.hpp"
 

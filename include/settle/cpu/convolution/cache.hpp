@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "settle/core/fork.hpp"
-#include "settle/cpu/convolution_geometry.hpp"
+#include "settle/cpu/convolution/geometry.hpp"
 #include "settle/cpu/packet.hpp"
 
 namespace settle::inline v0_2::cpu::inline SETTLE_INSTRUCTION_SET::detail {

@@ -1,6 +1,6 @@
 #pragma once
-#include "settle/cpu/convolution_direct.hpp"
-#include "settle/cpu/convolution_weight_grad.hpp"
+#include "settle/cpu/convolution/direct.hpp"
+#include "settle/cpu/convolution/weight_grad.hpp"
 
 // Convolution as a matrix product, for any geometry. The patches under the kernel are the columns of a matrix with one
 // row per (channel, tap) and one column per output pixel; only a tile of columns exists at a time, and the direct

@@ -1,7 +1,7 @@
 #pragma once
 #include <cmath>
 
-#include "settle/cpu/convolution_direct.hpp"
+#include "settle/cpu/convolution/direct.hpp"
 #include "settle/cpu/transpose.hpp"
 
 // The weight gradient by its definition, for stride 1: the sums over pixels of a channel of gy times a shifted channel

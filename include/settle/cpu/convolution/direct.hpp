@@ -2,7 +2,7 @@
 #include "settle/core/round_up.hpp"
 #include "settle/core/threads.hpp"
 #include "settle/cpu/caches.hpp"
-#include "settle/cpu/convolution_geometry.hpp"
+#include "settle/cpu/convolution/geometry.hpp"
 #include "settle/cpu/unroll.hpp"
 
 // Convolution by its definition, for stride 1. Lanes are neighbouring pixels of a plane. A kernel call keeps a block of
