@@ -42,7 +42,7 @@ settings = [f"model.kernel={options.kernel}", "model.orientations=12", f"data.si
             "schedule.kind=constant", "optimiser.rate=0.0001"]
 if not options.link:  # images of the paper's size hold its contours
     settings += ["data.window=300", "data.contour_length=14"]
-messages = 41 + 39 + 38 + 2  # of such a step: tests/distributed_together.cpp counts them
+messages = 41 + 39 + 38 + 2  # of such a step: tests/distributed/together.cpp counts them
 hops = 2  # of a message by sockets: to rank 0, and back
 
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "../tests/fixed_point_problems.hpp"
+#include "../tests/fixed_point/problems.hpp"
 #include "settle/nn/losses.hpp"
 #include "settle/nn/released_models.hpp"
 

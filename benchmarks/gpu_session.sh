@@ -221,16 +221,16 @@ if [ "${REHEARSAL:-0}" = 1 ] && [ -n "${SETTLE_CUDA_LIBRARIES:-}" ]; then gpus=2
 interpreted=-DSETTLE_INTERPRETED_MAPS
 test_flags="-O0 $interpreted"
 program hgru_step "Eigen/Core" "-O1 $interpreted -DSETTLE_BENCHMARK_CUDA" benchmarks/hgru_step.cpp
-program gpu_op_tests "Eigen/Core doctest/doctest.h" "$test_flags" tests/device_training.cpp tests/device_ops.cpp \
-  tests/device_convolution.cpp tests/device.cpp tests/device_real.cpp
+program gpu_op_tests "Eigen/Core doctest/doctest.h" "$test_flags" \
+  tests/cuda/device/{training,ops,convolution,device,real}.cpp
 program parity_cuda "Eigen/Core nlohmann/json.hpp" "$test_flags -DEXAMPLE_CUDA" examples/parity_case.cpp examples/parity.cpp
 trainer=$(echo examples/segmentation_*.cpp examples/settle_train.cpp)
 trainer_headers="Eigen/Core nlohmann/json.hpp png.h jpeglib.h CLI/CLI.hpp"
 # shellcheck disable=SC2086
 program settle_train_cuda "$trainer_headers" "-O1 $interpreted -DEXAMPLE_CUDA" $trainer
-program gpu_tests "Eigen/Core doctest/doctest.h" -O1 tests/kernels.cpp tests/kernel_launch_device.cpp
+program gpu_tests "Eigen/Core doctest/doctest.h" -O1 tests/kernels/kernels.cpp tests/kernels/launch_device.cpp
 if [ "$gpus" -ge 2 ]; then
-  program nccl_tests "Eigen/Core doctest/doctest.h" "$test_flags -DSETTLE_ON_GPUS" tests/device_nccl.cpp
+  program nccl_tests "Eigen/Core doctest/doctest.h" "$test_flags -DSETTLE_ON_GPUS" tests/cuda/device/nccl.cpp
 fi
 program convolution_device "Eigen/Core" "-O1" benchmarks/convolution_device.cpp
 # shellcheck disable=SC2086

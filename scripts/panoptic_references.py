@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes tests/panoptic_references.hpp: what PyTorch gives for the recurrent mask head and for a tiny Panoptic FPN.
+"""Writes tests/vision/panoptic_references.hpp: what PyTorch gives for the recurrent mask head and a tiny Panoptic FPN.
 
 Both are written here from the equations, in double precision, without this library. Values are filled by sines, so that
-only results are stored: scripts/panoptic_references.py | clang-format > tests/panoptic_references.hpp
+only results are stored: scripts/panoptic_references.py | clang-format > tests/vision/panoptic_references.hpp
 """
 import math
 
