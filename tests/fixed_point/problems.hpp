@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "errors.hpp"
+#include "../errors.hpp"
 #include "settle/fixed_point/fixed_point.hpp"
 #include "settle/ops/convolution.hpp"
 #include "settle/ops/map.hpp"
