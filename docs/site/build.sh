@@ -38,7 +38,7 @@ awk -F'[<>]' '
   }' "$output/reference.tags" | sed 's/^settle:://' > "$output/names"
 
 cd "$source/docs"
-pages=$(find . -name '*.md' ! -path './site/*' | sed 's|^\./||' | sort)
+pages=$(find . -name '*.md' ! -path './site/*' ! -name table.md | sed 's|^\./||' | sort)
 for page in $pages; do
   to=$output/${page%.md}.html
   mkdir -p "$(dirname "$to")"
