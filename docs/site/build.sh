@@ -8,7 +8,6 @@ here=$source/docs/site
 rm -rf "$output"
 mkdir -p "$output/reference"
 cp "$here/style.css" "$output"
-cp -r "$source/docs/pictures" "$output"
 
 # The reference first: the pages link to what they name of it.
 {
@@ -47,8 +46,7 @@ for page in $pages; do
     --lua-filter "$here/page.lua" --metadata page="$page" --metadata pages="$(echo $pages)" \
     --metadata names="$output/names" \
     --variable root="$root" --variable version="$SETTLE_VERSION" --output "$to" "$page"
-  # Pictures and figures that lie beside a page.
-  find "$(dirname "$page")" -maxdepth 1 \( -name '*.png' -o -name '*.svg' -o -name '*.gif' \) -exec cp {} "$(dirname "$to")" \;
 done
+find . -path ./site -prune -o \( -name '*.png' -o -name '*.svg' -o -name '*.gif' \) -exec cp --parents {} "$output" \;
 rm "$output/reference.tags" "$output/names"
 echo "The documentation is in $output/index.html"
