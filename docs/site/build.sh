@@ -47,6 +47,6 @@ for page in $pages; do
     --metadata names="$output/names" \
     --variable root="$root" --variable version="$SETTLE_VERSION" --output "$to" "$page"
 done
-find . -path ./site -prune -o \( -name '*.png' -o -name '*.svg' -o -name '*.gif' \) -exec cp --parents {} "$output" \;
+find . -path ./site -prune -o \( -name '*.png' -o -name '*.svg' -o -name '*.gif' -o -name '*.json' \) -exec cp --parents {} "$output" \;
 rm "$output/reference.tags" "$output/names"
 echo "The documentation is in $output/index.html"
