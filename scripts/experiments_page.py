@@ -6,8 +6,8 @@
 Between `<!-- result NAME -->` and `<!-- end -->` goes docs/experiments/NAME/table.md, and between `<!-- value KEY -->`
 and `<!-- end -->` the KEY of docs/experiments/summary.json; both say "not run yet" where there is none. `--from` first
 copies tables, figures and the summary from a folder that settle_experiment wrote; of another size than small, tables
-and figures alone, to folders NAME_SIZE. `--check` changes nothing, and ends with status 1 where the page is not up to
-date.
+and figures to folders NAME_SIZE, and the summary's keys as `SIZE.KEY`, an object in the summary. `--check` changes
+nothing, and ends with status 1 where the page is not up to date.
 """
 import argparse
 import json
@@ -43,24 +43,34 @@ def filled(text, folder):
         return f"<!-- result {match[1]} -->\n{body}\n<!-- end -->"
 
     def value(match):
-        body = value_text(summary[match[1]]) if match[1] in summary else NOT_RUN
+        found = summary
+        for key in match[1].split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        body = NOT_RUN if found is None else value_text(found)
         return f"<!-- value {match[1]} -->{body}<!-- end -->"
 
     text = re.sub(r"<!-- result (\w+) -->.*?<!-- end -->", result, text, flags=re.S)
-    return re.sub(r"<!-- value (\w+) -->.*?<!-- end -->", value, text, flags=re.S)
+    return re.sub(r"<!-- value ([\w.]+) -->.*?<!-- end -->", value, text, flags=re.S)
 
 
 def copy_results(source, folder):
-    """All but the trainings themselves; those of another size than small to folders NAME_SIZE, without a summary."""
-    size = json.loads((source / "summary.json").read_text())["size"]
+    """All but the trainings themselves; those of another size than small to folders NAME_SIZE."""
+    measured = json.loads((source / "summary.json").read_text())
+    size = measured["size"]
     for table in source.glob("*/table.md"):
         target = folder / (table.parent.name + ("" if size == "small" else f"_{size}"))
         target.mkdir(parents=True, exist_ok=True)
         for file in table.parent.iterdir():
             if file.is_file():
                 shutil.copy(file, target / file.name)
+    summary_path = folder / "summary.json"
+    summary = json.loads(summary_path.read_text()) if summary_path.exists() else {}
     if size == "small":
-        shutil.copy(source / "summary.json", folder / "summary.json")
+        others = {name: keys for name, keys in summary.items() if isinstance(keys, dict) and keys.get("size") == name}
+        summary = {**measured, **others}
+    else:
+        summary[size] = {**summary.get(size, {}), **measured}
+    summary_path.write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def main():

@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -51,20 +52,27 @@ Spread spread_of(const std::vector<DoneCell>& cells, const Number& number_of) {
 inline void accuracy(const Plan& plan) {
   Report report(plan, "accuracy", "Accuracy against contour length (Fig. 2a)");
   const auto algorithms = plan.algorithms();
-  const auto cells = run_cells(plan, cells_of(plan, algorithms, {0, 1, 2}));
-  std::vector<std::vector<std::string>> rows, collapse_rows;
+  const auto cells = run_cells(plan, cells_of(plan, algorithms, plan.accuracy_lengths));
+  constexpr std::size_t longest = 2;
+  const Index longest_length = plan.lengths[longest];
+  const std::array<std::string, 3> papers{"14", "20", "25"};
   Chart chart{.title = "IoU against contour length", .x_label = "dashes (the paper's: 14, 20, 25)", .y_label = "IoU"};
-  for (std::size_t k = 0; k < 3; ++k)
-    chart.x_ticks.emplace_back(static_cast<double>(k), std::to_string(plan.lengths[k]));
-  std::map<std::string, Spread> longest;
-  int collapses = 0, collapse_runs = 0;
+  std::vector<std::string> head{""};
+  for (const std::size_t k : plan.accuracy_lengths) {
+    const std::string length = std::to_string(plan.lengths[k]);
+    chart.x_ticks.emplace_back(static_cast<double>(k), length);
+    head.push_back(length + (head.size() == 1 ? " dashes (" : " (") + papers[k] + ")");
+  }
+  for (const char* const title : {"longest, 3 x the steps", "collapsed", "seconds of a training, longest contours"})
+    head.emplace_back(title);
+  std::vector<std::vector<std::string>> rows;
   for (const Algorithm& algorithm : algorithms) {
     std::vector<std::string> row{algorithm.label};
     Series series{.name = algorithm.label};
     int collapsed = 0, ended = 0, runs = 0;
     Json result = Json::object();
     const auto published = paper::accuracy(algorithm.key);
-    for (std::size_t k = 0; k < 3; ++k) {
+    for (const std::size_t k : plan.accuracy_lengths) {
       const auto own = select(plan, cells, algorithm, k);
       const Index length = plan.lengths[k];
       const Spread iou = spread_of(own, [&](const DoneCell& c) { return c.at("iou", length, c.steps()); });
@@ -77,34 +85,39 @@ inline void accuracy(const Plan& plan) {
       series.low.push_back(iou.mean - iou.deviation), series.high.push_back(iou.mean + iou.deviation);
       if (published) chart.marks.push_back({algorithm.label, static_cast<double>(k), (*published)[k]});
       result[std::to_string(length)] = json_of(iou);
-      if (k == 2) longest[algorithm.key] = iou;
     }
+    const auto on_longest = select(plan, cells, algorithm, longest);
+    const auto at = [&](const DoneCell& c, int times) { return c.at("iou", longest_length, times * c.steps()); };
+    const Spread later = spread_of(on_longest, [&](const DoneCell& c) { return at(c, 3); });
+    row.push_back(number(later));
     double seconds = 0;
-    for (const DoneCell& cell : select(plan, cells, algorithm, 2))
+    for (const DoneCell& cell : on_longest)
       seconds += cell.summary.value("training_seconds", 0.0) / static_cast<double>(plan.seeds.size());
     row.push_back(std::to_string(collapsed) + " of " + std::to_string(runs));
     row.push_back(number(seconds, "%.0f"));
     rows.push_back(row);
+    result["longest_at_3x_steps"] = json_of(later);
     result["collapsed"] = collapsed, result["ended_collapsed"] = ended, result["runs"] = runs;
     result["training_seconds_longest"] = seconds;
     report.result["algorithms"][algorithm.key] = result;
     chart.series.push_back(series);
-    if (algorithm.key == "crbp") collapses = collapsed, collapse_runs = runs;
+    if (algorithm.key == "crbp" || algorithm.key == "crbp_released" || algorithm.key == "bptt")
+      report.summary(algorithm.key + "_drop_at_3x_steps_longest",
+                     spread_of(on_longest, [&](const DoneCell& c) { return at(c, 1) - at(c, 3); }));
+    if (algorithm.key == "crbp") report.summary("collapses_of_seeds", Json{{"collapsed", collapsed}, {"runs", runs}});
   }
   report.table(
       "IoU on test images after the training's steps, mean and deviation over seeds (the paper's in brackets). "
       "A training counts as collapsed if it diverged, or a validation after its best one was a quarter below.",
-      {"", std::to_string(plan.lengths[0]) + " dashes (14)", std::to_string(plan.lengths[1]) + " (20)",
-       std::to_string(plan.lengths[2]) + " (25)", "collapsed", "seconds of a training, longest contours"},
-      rows);
-  report.figure("accuracy", chart);
+      head, rows);
+  if (plan.accuracy_lengths.size() > 1) report.figure("accuracy", chart);
   std::vector<double> differences;
-  const auto crbp = select(plan, cells, plan.algorithm("crbp"), 2), rbp = select(plan, cells, plan.algorithm("rbp"), 2);
+  const auto crbp = select(plan, cells, plan.algorithm("crbp"), longest),
+             rbp = select(plan, cells, plan.algorithm("rbp"), longest);
   for (std::size_t k = 0; k < crbp.size(); ++k)
-    differences.push_back(crbp[k].at("iou", plan.lengths[2], crbp[k].steps()) -
-                          rbp[k].at("iou", plan.lengths[2], rbp[k].steps()));
+    differences.push_back(crbp[k].at("iou", longest_length, crbp[k].steps()) -
+                          rbp[k].at("iou", longest_length, rbp[k].steps()));
   report.summary("crbp_minus_rbp_iou_longest", spread(differences));
-  report.summary("collapses_of_seeds", Json{{"collapsed", collapses}, {"runs", collapse_runs}});
   report.finish();
 }
 

@@ -52,6 +52,7 @@ struct Plan {
   std::string size;
   std::array<Index, 3> lengths{};      ///< of short, medium and long contours, in dashes
   std::array<int, 3> settled_steps{};  ///< of RBP and C-RBP at these lengths
+  std::vector<std::size_t> accuracy_lengths{0, 1, 2};  ///< the places of those that accuracy is trained on
   int unrolled_steps = 6;              ///< of BPTT and C-BPTT
   Settings base;                       ///< of all cells
   std::array<Settings, 3> lessons;     ///< of cells trained at these lengths
@@ -136,6 +137,7 @@ inline Plan plan_of(const std::string& size) {
   const int steps = tiny ? 800 : overnight ? 7000 : 700;
   out.lengths = {3, 6, 9};
   out.settled_steps = {10, 14, 18};
+  if (overnight) out.accuracy_lengths = {2};  // where 700 steps do not tell nets apart
   out.unrolled_steps = 6;
   out.base = {"model.kernel=5",
               "model.orientations=4",
