@@ -11,6 +11,7 @@
 #include "errors.hpp"
 #include "settle/autodiff/gradcheck.hpp"
 #include "settle/nn/dropout.hpp"
+#include "settle/nn/losses.hpp"
 
 using namespace settle;
 
@@ -166,6 +167,15 @@ TEST_CASE("attention") {
   check_close(attention(q, k, v, Var<double>(causal_mask<double>(2, 2))), {1, -1, 1.4759622835428323,
       -0.28605657468575135},
               1e-7);
+}
+
+TEST_CASE("the mean cross-entropy where a class is the ignored one, and where weights are below 0") {
+  const Var<double> x = rows();
+  const Tensor<double> labels({2}, {2, 1});
+  check_close(cross_entropy(x, labels, {.ignore = 1}), {2.132845233727575});
+  check_close(cross_entropy(x, labels, {.ignore = 1, .class_weights = {1, 5, 2}, .label_smoothing = 0.25}),
+              {2.01891566987154});
+  check_close(cross_entropy(x, labels, {.class_weights = {-1, -0.5, -2}}), {1.7328452337275753});
 }
 
 TEST_CASE("dropout keeps the mean, repeats for its stream and scales what it keeps") {

@@ -333,7 +333,7 @@ constexpr Expression gelu(Expression x) {
   const Expression from_below = select(x < -40., -40., x);  // beyond 40, Phi is 0 or 1
   return select(x > 40., x, from_below * normal_cdf(x));
 }
-/// x kept within [low, high]; the gradient passes inside and on the borders.
+/// x kept within [low, high], low <= high; the gradient passes inside and on the borders.
 constexpr Expression clamp(Expression x, Expression low, Expression high) {
   return select(x < low, low, select(x > high, high, x));
 }

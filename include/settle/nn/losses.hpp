@@ -130,8 +130,10 @@ Var<T, D> cross_entropy(const Var<T, D>& logits, const Tensor<T, D>& target, con
       {1}, logits, largest, map([](auto s) { return log(s); }, total), label, number, class_weight,
       static_cast<double>(ignored), options.label_smoothing, static_cast<double>(l[1]));
   if (options.reduction == LossReduction::sum) return sum(terms);
-  const auto counted = reduce([](auto t, auto k, auto w) { return w * (t == k); }, {1}, label, number, class_weight);
-  return map([](auto s, auto n) { return select(n > 0., s / n, 0.); }, sum(terms), sum(counted));
+  const auto counted = reduce(
+      [](auto t, auto k, auto w, auto nothing) { return select(t == nothing, 0., w * (t == k)); }, {1}, label, number,
+      class_weight, static_cast<double>(ignored));
+  return map([](auto s, auto n) { return select(n == 0., 0., s / n); }, sum(terms), sum(counted));
 }
 
 /// The cross-entropy of two classes from one logit z each, with t the probability of the class:

@@ -384,7 +384,7 @@ SETTLE_FUNCTION(gelu)
 SETTLE_FUNCTION(silu)
 #undef SETTLE_FUNCTION
 
-/// x to the y, element by element, both of which may be differentiated; broadcasts.
+/// x to the y, element by element, both of which may be differentiated; broadcasts. A base of -0 counts as 0.
 template <detail::VarOrTensor A, detail::VarOrTensor B>
 auto pow(const A& x, const B& y) {
   return map([](auto a, auto b) { return pow(a, b); }, x, y);
