@@ -110,7 +110,8 @@ add() {
 add_all() {
   programs+=("$1/tests/settle_tests -sf=*fixed_point*,*ops.cpp" "$1/tests/settle_tests -sfe=*fixed_point*,*ops.cpp")
   add "$1" settle_mpi_tests settle_emulated_device_tests settle_device_nccl_tests settle_map_tests settle_kernel_tests \
-    settle_cuda_kernel_tests settle_cuda_tests settle_gpu_tests settle_gpu_op_tests settle_instruction_set_tests
+    settle_cuda_kernel_tests settle_cuda_tests settle_gpu_tests settle_gpu_op_tests settle_instruction_set_tests \
+    settle_opinfo_tests
 }
 
 # The checks make compiled maps long: all programs but settle_map_tests interpret them here.

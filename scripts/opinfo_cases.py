@@ -3,7 +3,7 @@
 
     pip install torch numpy expecttest
     python3 scripts/opinfo_cases.py FOLDER
-    SETTLE_OPINFO=FOLDER build/tests/settle_tests --test-case='*OpInfo*' --success=false
+    SETTLE_OPINFO=FOLDER build/tests/settle_opinfo_tests
 
 For each operation below it takes PyTorch's reference inputs, or the sample inputs where there are no more, in double
 precision. FOLDER then has cases.json and tensors.safetensors. A case has the operation's name (with OpInfo's variant
