@@ -51,7 +51,8 @@ Spread spread_of(const std::vector<DoneCell>& cells, const Number& number_of) {
 /// Fig. 2a: accuracy against contour length. Validation images choose the checkpoint, others are reported.
 inline void accuracy(const Plan& plan) {
   Report report(plan, "accuracy", "Accuracy against contour length (Fig. 2a)");
-  const auto algorithms = plan.algorithms();
+  std::vector<Algorithm> algorithms;
+  for (const std::string& key : plan.accuracy_algorithms) algorithms.push_back(plan.algorithm(key));
   const auto cells = run_cells(plan, cells_of(plan, algorithms, plan.accuracy_lengths));
   constexpr std::size_t longest = 2;
   const Index longest_length = plan.lengths[longest];

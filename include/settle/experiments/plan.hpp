@@ -52,7 +52,9 @@ struct Plan {
   std::string size;
   std::array<Index, 3> lengths{};      ///< of short, medium and long contours, in dashes
   std::array<int, 3> settled_steps{};  ///< of RBP and C-RBP at these lengths
-  std::vector<std::size_t> accuracy_lengths{0, 1, 2};  ///< the places of those that accuracy is trained on
+  /// What accuracy trains, and the places of the lengths that it trains on.
+  std::vector<std::string> accuracy_algorithms{"crbp", "crbp_released", "cbptt", "bptt", "rbp", "feed_forward"};
+  std::vector<std::size_t> accuracy_lengths{0, 1, 2};
   int unrolled_steps = 6;              ///< of BPTT and C-BPTT
   Settings base;                       ///< of all cells
   std::array<Settings, 3> lessons;     ///< of cells trained at these lengths
@@ -137,7 +139,10 @@ inline Plan plan_of(const std::string& size) {
   const int steps = tiny ? 800 : overnight ? 7000 : 700;
   out.lengths = {3, 6, 9};
   out.settled_steps = {10, 14, 18};
-  if (overnight) out.accuracy_lengths = {2};  // where 700 steps do not tell nets apart
+  if (overnight) {  // what 700 steps do not tell apart
+    out.accuracy_algorithms = {"crbp", "crbp_released", "bptt", "rbp", "feed_forward"};
+    out.accuracy_lengths = {2};
+  }
   out.unrolled_steps = 6;
   out.base = {"model.kernel=5",
               "model.orientations=4",
