@@ -55,7 +55,10 @@ inline void accuracy(const Plan& plan) {
   for (const std::string& key : plan.accuracy_algorithms) algorithms.push_back(plan.algorithm(key));
   const auto cells = run_cells(plan, cells_of(plan, algorithms, plan.accuracy_lengths));
   constexpr std::size_t longest = 2;
-  const Index longest_length = plan.lengths[longest];
+  // A cell's IoU on the longest contours after so many times the training's steps.
+  const auto at = [length = plan.lengths[longest]](const DoneCell& c, int times) {
+    return c.at("iou", length, times * c.steps());
+  };
   const std::array<std::string, 3> papers{"14", "20", "25"};
   Chart chart{.title = "IoU against contour length", .x_label = "dashes (the paper's: 14, 20, 25)", .y_label = "IoU"};
   std::vector<std::string> head{""};
@@ -88,7 +91,6 @@ inline void accuracy(const Plan& plan) {
       result[std::to_string(length)] = json_of(iou);
     }
     const auto on_longest = select(plan, cells, algorithm, longest);
-    const auto at = [&](const DoneCell& c, int times) { return c.at("iou", longest_length, times * c.steps()); };
     const Spread later = spread_of(on_longest, [&](const DoneCell& c) { return at(c, 3); });
     row.push_back(number(later));
     double seconds = 0;
@@ -115,9 +117,7 @@ inline void accuracy(const Plan& plan) {
   std::vector<double> differences;
   const auto crbp = select(plan, cells, plan.algorithm("crbp"), longest),
              rbp = select(plan, cells, plan.algorithm("rbp"), longest);
-  for (std::size_t k = 0; k < crbp.size(); ++k)
-    differences.push_back(crbp[k].at("iou", longest_length, crbp[k].steps()) -
-                          rbp[k].at("iou", longest_length, rbp[k].steps()));
+  for (std::size_t k = 0; k < crbp.size(); ++k) differences.push_back(at(crbp[k], 1) - at(rbp[k], 1));
   report.summary("crbp_minus_rbp_iou_longest", spread(differences));
   report.finish();
 }
