@@ -10,12 +10,11 @@ the mean (123.675, 116.28, 103.53) and the deviation (58.395, 57.12, 57.375) of 
 MSRA's: stride in the first 1 x 1, blue first, deviation 1.
 """
 import argparse
-import json
 import pickle
 import re
-import struct
 
 import numpy as np
+import safetensors_file
 
 EPSILON = 1e-5  # of batch norms
 
@@ -58,26 +57,13 @@ def converted(arrays):
     return out
 
 
-def write(path, arrays):
-    header, offset = {}, 0
-    for name, value in sorted(arrays.items()):
-        header[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [offset, offset + value.nbytes]}
-        offset += value.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for _, value in sorted(arrays.items()):
-            file.write(value.tobytes())
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="weights as .pkl (detectron2) or .pth (torchvision)")
     parser.add_argument("target", help="the safetensors file to write")
     arguments = parser.parse_args()
     arrays = converted(read(arguments.source))
-    write(arguments.target, arrays)
+    safetensors_file.write(arguments.target, arrays)
     print(f"{len(arrays)} tensors, {sum(a.size for a in arrays.values())} numbers")
 
 

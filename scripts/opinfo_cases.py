@@ -15,9 +15,9 @@ import argparse
 import json
 import math
 import pathlib
-import struct
 import warnings
 
+import safetensors_file
 import torch
 from torch.testing._internal.common_methods_invocations import op_db
 
@@ -70,7 +70,7 @@ SIGNATURES = {
     **dict.fromkeys("var:unbiased std:unbiased var_mean:unbiased".split(), "input unbiased"),
     "cat": "tensors dim", "stack": "tensors dim", "flip": "input *dims",
 }
-DTYPES = {torch.float64: "F64", torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"}
+DTYPES = torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool
 MOST_ELEMENTS = 20_000  # of a case's tensors together
 
 
@@ -79,7 +79,7 @@ class LeftOut(Exception):
 
 
 class Tensors:
-    """Tensors by name, and the file of them."""
+    """Tensors by name."""
 
     def __init__(self):
         self.all = {}
@@ -92,18 +92,6 @@ class Tensors:
         name = str(len(self.all))
         self.all[name] = tensor.detach().resolve_neg().contiguous().clone()
         return name
-
-    def write(self, path):
-        header, offset = {}, 0
-        for name, tensor in self.all.items():
-            end = offset + tensor.numel() * tensor.element_size()
-            header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
-            offset = end
-        text = json.dumps(header).encode()
-        with open(path, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for tensor in self.all.values():
-                file.write(tensor.numpy().tobytes())
 
 
 def written(value, tensors, inputs):
@@ -202,7 +190,7 @@ def main():
                     del tensors.all[str(k)]
                 case = {"left_out": str(reason)}
             cases.append({"op": name, **case})
-    tensors.write(folder / "tensors.safetensors")
+    safetensors_file.write(folder / "tensors.safetensors", {k: v.numpy() for k, v in tensors.all.items()})
     (folder / "cases.json").write_text(json.dumps({"torch": torch.__version__, "cases": cases}))
     print(f"{len(cases)} cases of {len({case['op'] for case in cases})} operations, "
           f"{sum('left_out' in case for case in cases)} left out")
